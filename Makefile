@@ -1,0 +1,42 @@
+# The two commands: `make rehearse` and `make test`. Both make the environment first, on a fresh machine.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+# One thread a test process: two busy cores and two OpenMP threads each are far slower than one.
+TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+
+.PHONY: help install rehearse check test test-slow clean
+
+help:
+	@echo "make rehearse   the whole line on a tiny embedded model, on the CPU, in minutes"
+	@echo "make test       checks and tests"
+	@echo "make test-slow  the suites that take longer: random kills, ten seeds"
+	@echo "make check      ruff, mypy --strict, import contracts"
+	@echo "make clean      removes the environment and the caches of the tools"
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+rehearse: $(READY)
+	$(BIN)/nightshift rehearse
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(TEST_ENV) $(BIN)/pytest -n 2 -m "not slow"
+
+test-slow: check
+	$(TEST_ENV) $(BIN)/pytest -m slow
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
