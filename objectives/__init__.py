@@ -1,0 +1,1 @@
+"""A model in, a Score out. This room has never heard of recipes or trials."""

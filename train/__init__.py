@@ -1,0 +1,1 @@
+"""One recipe in, one adapter out. This room has never heard of Optuna."""

@@ -1,0 +1,162 @@
+"""The RunDir: names and atomic files of one run's folder. Imports no torch.
+
+Its files are the only interface between the service and the process that trains:
+
+    service writes   recipe.json, job.json (the attempt and what is asked), lease.json, verdict.json, stop.json
+    worker writes    events.jsonl (append-only), result.json, checkpoints/, adapter/, samples.jsonl
+
+JSON files are replaced atomically, so a reader sees the old or the new one, never half of one. The last line of
+events.jsonl may be torn by a kill; readers leave it out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from train.recipe import Recipe
+
+Json = dict[str, Any]
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Replace `path` with `text` so that a power cut leaves the old or the new content: fsync, rename, fsync folder."""
+    staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(staged, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(staged, path)
+    fsync_folder(path.parent)
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make renames and new names in `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Json) -> None:
+    """Replace `path` atomically with `value` as JSON; NaN and infinity are refused with ValueError."""
+    write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Json | None:
+    """The object in `path`, or None where there is no such file."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    assert isinstance(value, dict), path
+    return value
+
+
+@dataclass(frozen=True)
+class RunDir:
+    """The folder of one run, by name. Creating the object creates nothing on disk; `create` does."""
+
+    path: Path
+
+    def create(self, recipe: Recipe) -> None:
+        """Make the folder with its recipe, or check that the recipe already there is the same one (idempotent)."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        if self.recipe_path.exists():
+            assert self.recipe() == recipe, f"{self.path} holds another recipe"
+            return
+        write_atomic(self.recipe_path, recipe.model_dump_json(indent=1) + "\n")
+
+    def recipe(self) -> Recipe:
+        """The recipe of this run."""
+        return Recipe.model_validate_json(self.recipe_path.read_text(encoding="utf-8"))
+
+    @property
+    def recipe_path(self) -> Path:
+        return self.path / "recipe.json"
+
+    @property
+    def job(self) -> Path:
+        """What the service asks of the worker, for one attempt."""
+        return self.path / "job.json"
+
+    @property
+    def lease(self) -> Path:
+        """Until when the attempt is paid, as a CLOCK_MONOTONIC reading of this boot."""
+        return self.path / "lease.json"
+
+    @property
+    def verdict(self) -> Path:
+        """The service's answer to the last rung."""
+        return self.path / "verdict.json"
+
+    @property
+    def stop(self) -> Path:
+        """Present: checkpoint at the next step and end the attempt."""
+        return self.path / "stop.json"
+
+    @property
+    def result(self) -> Path:
+        """How the last attempt ended."""
+        return self.path / "result.json"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """One JSON line a scored prompt: key, prompt, response and verdicts."""
+        return self.path / "samples.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def adapter(self) -> Path:
+        """The finished adapter in PEFT's format."""
+        return self.path / "adapter"
+
+    @property
+    def clock(self) -> Path:
+        """Process seconds used by a final run, prepaid."""
+        return self.path / "clock.json"
+
+    def append_event(self, event: Json) -> None:
+        """Append one line to events.jsonl; ends a line that a kill left torn."""
+        line = json.dumps(event, allow_nan=False)
+        with open(self.events, "ab") as file:
+            if file.tell() and not _ends_with_newline(self.events):
+                file.write(b"\n")
+            file.write(line.encode() + b"\n")
+
+    def read_events(self) -> Iterator[Json]:
+        """Every whole event so far, in order."""
+        try:
+            lines = self.events.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return
+        for line in lines[:-1]:
+            if (event := parse_event(line)) is not None:
+                yield event
+
+
+def parse_event(line: bytes) -> Json | None:
+    """One line of events.jsonl, or None for one that a kill tore and the next attempt ended."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
