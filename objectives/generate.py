@@ -8,7 +8,7 @@ because latency can be measured around each of its steps.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -34,7 +34,13 @@ class Generator:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, chat_template: str | None, max_new_tokens: int, batch_size: int
+        self,
+        model: Any,
+        tokenizer: Any,
+        chat_template: str | None,
+        max_new_tokens: int,
+        batch_size: int,
+        before_batch: Callable[[], None] = lambda: None,
     ) -> None:
         assert max_new_tokens >= 1, max_new_tokens
         assert batch_size >= 1, batch_size
@@ -42,6 +48,7 @@ class Generator:
         self.end_tokens = end_tokens(model, tokenizer, self.chat_template)
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
+        self.before_batch = before_batch
         self._model = model
         self._tokenizer = tokenizer
 
@@ -53,6 +60,7 @@ class Generator:
         answers: dict[int, Answer] = {}
         with evaluating(self._model):
             for start in range(0, len(rows), self.batch_size):
+                self.before_batch()
                 batch = longest_first[start : start + self.batch_size]
                 new = decode(self._model, [rows[i] for i in batch], self.end_tokens, self.max_new_tokens)
                 answers |= {i: self._answer(tokens) for i, tokens in zip(batch, new, strict=True)}

@@ -1,0 +1,341 @@
+"""One recipe in, one adapter out: stages, rungs, checkpoints, and going on where an earlier process stopped.
+
+Lines of events.jsonl that are written here, by their "event":
+
+    step         the fields of StepFacts; of a step that was made again after a kill, the last line counts
+    rung         fraction, step, bits_per_byte, seconds
+    checkpoint   step, seconds
+    resumed      step: the checkpoint that an attempt began with; what follows it replaces later steps before it
+    completed, pruned, stopped   step: how an attempt ended
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import resource
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import transformers
+
+from train import data
+from train.checkpoint import Checkpoint, Position, newest, save
+from train.data import Splits
+from train.dpo import dpo_trainer
+from train.model import (
+    LoadedBase,
+    adapter_parameters,
+    adapter_tensors,
+    drop_adapter,
+    fresh_adapter,
+    quiet,
+    set_adapter_tensors,
+    trainable_parameters,
+    untouched,
+    write_adapter,
+)
+from train.probe import bits_per_byte
+from train.recipe import Recipe
+from train.rundir import RunDir, fsync_folder
+from train.sft import sft_trainer
+from train.stage import OutOfMemory, Stage, TrainingFailed, stages
+from train.watch import StepFacts, Unwatched, Watch
+
+__all__ = ["OutOfMemory", "StepFacts", "Trained", "TrainingFailed", "Unwatched", "Watch", "save_adapter", "train"]
+
+Outcome = Literal["completed", "pruned", "stopped"]
+RUNGS = (0.25, 0.5, 1.0)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a call of `train` ended. `model` is the PeftModel, still on the base, in evaluation mode.
+
+    `steps`, `examples`, `tokens` and `rungs` (bits per byte by fraction) are the run's, over all attempts; `seconds` by
+    phase (data, train, probe, save) are this call's. `peak_memory_bytes` is the device's during this call; on the CPU
+    it is the largest that this process ever was.
+    """
+
+    outcome: Outcome
+    model: Any
+    steps: int
+    examples: int
+    tokens: int
+    seconds: dict[str, float]
+    rungs: dict[float, float]
+    peak_memory_bytes: int
+    trainable_parameters: int
+
+
+def train(
+    recipe: Recipe,
+    run: RunDir,
+    base: LoadedBase,
+    *,
+    watch: Watch | None = None,
+    rungs: Sequence[float] = RUNGS,
+    checkpoint_every_s: float = 300.0,
+    splits: Splits | None = None,
+) -> Trained:
+    """Train `recipe` in `run` on `base`, from the newest checkpoint that verifies on, to its end or the watch's.
+
+    At each of `rungs` (fractions of the horizon over both stages): checkpoint, probe, event, watch.rung. A completed
+    run has its adapter in run.adapter. The caller drops the adapter from the base when it is done with it (train.model.
+    drop_adapter) and the checkpoints when the result is durable (train.checkpoint.discard).
+
+    Raises TrainingFailed where a loss or gradient is not finite or a checkpoint cannot be written, OutOfMemory, and
+    RecipeError where the data cannot be used; the base is then clean. `splits`: the data, where it is made already.
+    """
+    run.create(recipe)
+    torch.set_num_threads(recipe.threads)
+    if base.device.type == "cuda":
+        gc.collect()  # what an earlier call that failed left behind
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    seconds = _Seconds()
+    with seconds.phase("data"):
+        splits = splits or data.splits(recipe, base.tokenizer, base.context)
+    due = {step: [f for f in sorted(rungs) if recipe.step_at(f) == step] for step in map(recipe.step_at, rungs)}
+    here = _Attempt(recipe, run, base, splits, watch or Unwatched(), due, checkpoint_every_s, seconds, newest(run))
+    try:
+        with quiet():
+            here.go()
+    except BaseException as error:
+        drop_adapter(base.model)
+        if isinstance(error, torch.OutOfMemoryError):
+            raise here.out_of_memory(error) from error
+        raise
+    return here.trained()
+
+
+@dataclass
+class _Attempt:
+    """One call of `train`: where the run is, and what is done after each step."""
+
+    recipe: Recipe
+    run: RunDir
+    base: LoadedBase
+    splits: Splits
+    watch: Watch
+    due: Mapping[int, list[float]]  # rungs by step
+    checkpoint_every_s: float
+    seconds: _Seconds
+    checkpoint: Checkpoint | None
+    outcome: Outcome | None = None
+    model: Any = None
+
+    def __post_init__(self) -> None:
+        self.position = self.checkpoint.position if self.checkpoint else Position()
+        self.earlier_s = self.position.seconds
+        self.saved_at = time.monotonic()
+
+    def go(self) -> None:
+        """Make the steps that are left, and the adapter's files."""
+        self.model = fresh_adapter(self.base, self.recipe)
+        if self.checkpoint:
+            set_adapter_tensors(self.model, self.checkpoint.adapter())
+            self.run.append_event({"event": "resumed", "step": self.position.step})
+        self.pass_rungs()
+        for stage in stages(self.recipe):
+            if self.outcome is None and self.position.step < stage.last:
+                self.train_stage(stage)
+        self.model.eval()
+        if self.outcome is None:
+            with self.seconds.phase("save"), self.writing("adapter", self.run.path):
+                save_adapter(self.model, self.run)
+            self.outcome = "completed"
+        self.run.append_event({"event": self.outcome, "step": self.position.step})
+
+    def train_stage(self, stage: Stage) -> None:
+        """Make the steps of `stage` that are left, or as many as the watch allows."""
+        with self.seconds.phase("train"), untouched(self.base.model):
+            trainer = self.trainer(stage)
+            try:
+                trainer.train()
+            finally:
+                if "ref" in self.model.peft_config:
+                    self.model.delete_adapter("ref")
+
+    def trainer(self, stage: Stage) -> Any:
+        """The trainer of `stage` from here on; within a stage, with its optimizer and random states as they were."""
+        start = self.position.step
+        begun = self.checkpoint if start > stage.first else None
+        make, rows = (sft_trainer, self.splits.sft) if stage.name == "sft" else (dpo_trainer, self.splits.dpo)
+        if begun and stage.name == "dpo":
+            set_adapter_tensors(self.model, begun.reference())  # which the trainer copies
+        trainer = make(self.recipe, stage, start, self.base, self.model, rows, str(self.run.path))
+        if begun:
+            set_adapter_tensors(self.model, begun.adapter())
+        trainer.add_callback(_EachStep(self, stage, begun))
+        return trainer
+
+    def stepped(self, facts: StepFacts, optimizer: Any) -> None:
+        """Record a step; then checkpoint, probe and ask, as is due."""
+        if not (math.isfinite(facts.loss) and math.isfinite(facts.grad_norm)):
+            raise TrainingFailed(
+                f"loss {facts.loss:g} with gradient norm {facts.grad_norm:g} at step {facts.step} of "
+                f"{self.recipe.steps} ({facts.stage}), learning rate {facts.learning_rate:g}: lower the learning rate"
+            )
+        self.position = replace(self.position, step=facts.step, tokens=facts.tokens, seconds=facts.seconds)
+        self.run.append_event({"event": "step", **asdict(facts)})
+        self.watch.step(facts)
+        timed = time.monotonic() - self.saved_at >= self.checkpoint_every_s
+        if saved := timed or facts.step in self.due or facts.step == self.recipe.sft_steps < self.recipe.steps:
+            self.save(facts.stage, optimizer)
+        self.pass_rungs()
+        if self.outcome is None and facts.step < self.recipe.steps and self.watch.should_stop():
+            if not saved:
+                self.save(facts.stage, optimizer)
+            self.outcome = "stopped"
+
+    def pass_rungs(self) -> None:
+        """Measure and report the rungs at this step that are not in the position yet."""
+        for fraction in self.due.get(self.position.step, ()):
+            if self.outcome is not None or str(fraction) in self.position.rungs:
+                continue
+            with self.seconds.phase("probe"):
+                value = bits_per_byte(self.base, self.model, self.splits.probe)
+            if not math.isfinite(value):
+                raise TrainingFailed(
+                    f"the probe at step {self.position.step} measures {value}: lower the learning rate"
+                )
+            self.position = replace(self.position, rungs={**self.position.rungs, str(fraction): value})
+            facts = {"fraction": fraction, "step": self.position.step, "bits_per_byte": value}
+            self.run.append_event({"event": "rung", **facts, "seconds": self.elapsed_s()})
+            if not self.watch.rung(fraction, self.position.step, value):
+                self.outcome = "pruned"
+
+    def save(self, stage: str, optimizer: Any) -> None:
+        """Write a checkpoint."""
+        with self.seconds.phase("save"), self.writing("checkpoint", self.run.checkpoints):
+            reference = adapter_tensors(self.model, "ref") if stage == "dpo" else None
+            with open(self.run.events, "rb") as events:
+                os.fsync(events.fileno())  # the steps before a checkpoint are not made again
+            adapter, parameters = adapter_tensors(self.model), adapter_parameters(self.model)
+            save(self.run, self.position, adapter, reference, optimizer, parameters)
+        self.saved_at = time.monotonic()
+        self.run.append_event({"event": "checkpoint", "step": self.position.step, "seconds": self.elapsed_s()})
+
+    @contextmanager
+    def writing(self, what: str, where: Path) -> Iterator[None]:
+        """Explain a full or broken disk."""
+        try:
+            yield
+        except OSError as error:
+            raise TrainingFailed(
+                f"the {what} of step {self.position.step} cannot be written to {where} ({error.strerror or error}): "
+                "make room and start again; the run goes on from its last checkpoint"
+            ) from error
+
+    def elapsed_s(self) -> float:
+        """Process seconds of the run so far."""
+        return self.earlier_s + self.seconds.total()
+
+    def out_of_memory(self, error: torch.OutOfMemoryError) -> OutOfMemory:
+        """What to say, and to do, about `error`."""
+        recipe, reason = self.recipe, str(error).split(". ")[0]
+        return OutOfMemory(
+            f"out of memory after step {self.position.step} of {recipe.steps} ({reason}): lower micro_batch_size "
+            f"({recipe.micro_batch_size}) or max_length ({recipe.max_length}), or set gradient_checkpointing = true"
+        )
+
+    def trained(self) -> Trained:
+        """What `train` returns."""
+        assert self.outcome is not None
+        return Trained(
+            outcome=self.outcome,
+            model=self.model,
+            steps=self.position.step,
+            examples=self.position.step * self.recipe.batch_size,
+            tokens=self.position.tokens,
+            seconds=dict(self.seconds.by_phase),
+            rungs={float(fraction): value for fraction, value in self.position.rungs.items()},
+            peak_memory_bytes=_peak_memory_bytes(self.base.device),
+            trainable_parameters=trainable_parameters(self.model),
+        )
+
+
+class _EachStep(transformers.TrainerCallback):  # type: ignore[misc]
+    """Hands each optimizer step of one trainer to the attempt; first, gives the trainer back its states."""
+
+    def __init__(self, attempt: _Attempt, stage: Stage, resumed: Checkpoint | None) -> None:
+        self.attempt, self.stage, self.resumed = attempt, stage, resumed
+        self.start, self.tokens_before = attempt.position.step, attempt.position.tokens
+
+    def on_train_begin(self, *_: Any, optimizer: Any, model: Any, **__: Any) -> None:
+        # Only now: accelerate has taken the optimizer's state out and put it in again, which unpages paged tensors.
+        if self.resumed:
+            self.resumed.restore_optimizer(optimizer, adapter_parameters(model))
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        if self.resumed:
+            self.resumed.restore_rng()
+            self.resumed = None
+
+    def on_log(self, _: Any, state: Any, control: Any, *, logs: Mapping[str, Any], optimizer: Any, **__: Any) -> None:
+        state.log_history.clear()
+        if "loss" not in logs:  # the summary at the end
+            return
+        facts = StepFacts(
+            stage=self.stage.name,
+            step=self.start + state.global_step,
+            loss=logs["loss"],
+            learning_rate=logs["learning_rate"],
+            grad_norm=logs["grad_norm"],
+            seconds=self.attempt.elapsed_s(),
+            tokens=self.tokens_before + int(logs["num_tokens"]),
+        )
+        self.attempt.stepped(facts, optimizer)
+        if self.attempt.outcome is not None:
+            control.should_training_stop = True
+
+
+class _Seconds:
+    """Seconds by phase. A phase inside another counts for itself alone."""
+
+    def __init__(self) -> None:
+        self.by_phase = dict.fromkeys(("data", "train", "probe", "save"), 0.0)
+        self._begun = time.monotonic()
+
+    def total(self) -> float:
+        """Seconds since this object was made."""
+        return time.monotonic() - self._begun
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the seconds of the block."""
+        begun, before = time.monotonic(), sum(self.by_phase.values())
+        try:
+            yield
+        finally:
+            within = sum(self.by_phase.values()) - before
+            self.by_phase[name] += time.monotonic() - begun - within
+
+
+def save_adapter(model: Any, run: RunDir) -> None:
+    """Write the finished adapter so that run.adapter is whole whenever it is there."""
+    staged = run.path / f".tmp-{run.adapter.name}"
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
+    write_adapter(model, staged)
+    for path in staged.iterdir():
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    fsync_folder(staged)
+    shutil.rmtree(run.adapter, ignore_errors=True)  # of an attempt that ended before its result was written
+    os.replace(staged, run.adapter)
+    fsync_folder(run.path)
+
+
+def _peak_memory_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,50 @@
+"""What a training loop tells, and asks, whoever looks on. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class StepFacts:
+    """One optimizer step. `step` counts from 1 over the whole run; `loss` is the stage's own (nats a token, or DPO's).
+
+    `seconds` and `tokens` are the run's so far: process seconds without downtime, and tokens without padding.
+    """
+
+    stage: str
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    seconds: float
+    tokens: int
+
+
+class Watch(Protocol):
+    """Whoever looks on. Called from the training thread."""
+
+    def step(self, facts: StepFacts) -> None:
+        """An optimizer step is done."""
+
+    def rung(self, fraction: float, step: int, bits_per_byte: float) -> bool:
+        """A rung is measured; False prunes the run. After a kill the same rung may come again, with the same value."""
+
+    def should_stop(self) -> bool:
+        """Asked after every step but the last; True ends this attempt with a checkpoint."""
+
+
+class Unwatched:
+    """A watch that lets a run go on to its end."""
+
+    def step(self, facts: StepFacts) -> None:
+        """Nothing to do."""
+
+    def rung(self, fraction: float, step: int, bits_per_byte: float) -> bool:
+        """Go on."""
+        return True
+
+    def should_stop(self) -> bool:
+        """Go on."""
+        return False
