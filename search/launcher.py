@@ -1,0 +1,111 @@
+"""Starts, watches and stops the worker: one process group that keeps the base model loaded.
+
+Service and worker share nothing but files: the service puts `assignment.json` in the folder of the runs, and the
+worker answers in the RunDir it names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+from storage.ledger import Holder, alive
+
+from search.worker import ASSIGNMENT
+from train.rundir import Json, read_json, write_json
+
+QUIT_PATIENCE_S = 5.0
+
+
+class Worker:
+    """A started worker process. Take it with `Worker.start`; end it with `quit` or `kill`, which are idempotent."""
+
+    def __init__(self, runs: Path, process: subprocess.Popen[bytes], token: str) -> None:
+        self.runs = runs
+        self.token = token
+        self.holder = Holder.of_process(process.pid)
+        self._process = process
+
+    @classmethod
+    def start(cls, runs: Path, log: Path, *, threads: int, device: str) -> Worker:
+        """Start a worker in a session of its own; what it prints goes to `log`."""
+        token = uuid.uuid4().hex
+        arguments = [sys.executable, "-m", "search.worker", str(runs), token, str(os.getpid()), device]
+        with open(log, "ab") as output:
+            process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={**os.environ, **_environment(threads)},
+            )
+        return cls(runs, process, token)
+
+    def assign(self, run: str, attempt: int) -> None:
+        """Give the worker the run of that name; it begins as soon as it has read the file."""
+        self._write({"run": run, "attempt": attempt})
+
+    def exit_code(self) -> int | None:
+        """None while it lives; else its exit code, negative for a signal."""
+        return self._process.poll()
+
+    def quit(self) -> None:
+        """Ask the idle worker to end, and kill it if it does not."""
+        if self.exit_code() is None:
+            self._write({"run": None, "attempt": None})
+            try:
+                self._process.wait(QUIT_PATIENCE_S)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """End the whole process group at once and wait until it is gone."""
+        kill_group(self._process.pid)
+        self._process.wait()
+
+    def _write(self, order: Json) -> None:
+        worker = {"pid": self.holder.pid, "boot_id": self.holder.boot_id, "pid_started": self.holder.started}
+        write_json(self.runs / ASSIGNMENT, {**order, "token": self.token, "host": self.holder.host, **worker})
+
+
+def end_orphan(runs: Path) -> bool:
+    """Kill a worker that an earlier service left behind, if it is alive; True if there was one.
+
+    A worker dies with its service (see search.worker), so this finds something only where the kernel was slow.
+    """
+    order = read_json(runs / ASSIGNMENT)
+    if order is None:
+        return False
+    holder = Holder(host=order["host"], boot_id=order["boot_id"], pid=order["pid"], started=order["pid_started"])
+    if not alive(holder):
+        return False
+    kill_group(holder.pid)
+    while alive(holder):
+        time.sleep(0.01)
+    return True
+
+
+def kill_group(pid: int) -> None:
+    """SIGKILL to the process group that `pid` leads; nothing if it is gone."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _environment(threads: int) -> Mapping[str, str]:
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }

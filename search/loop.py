@@ -1,0 +1,277 @@
+"""The service: ask, plan, launch, watch, tell, settle, until the trials, the budget or the night are over.
+
+Whatever instant it is killed at, the next start goes on: open attempts are closed at what they paid, a result that
+was not told is told, and the trial that was running is taken up again at its newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+
+from search import budget, notes, service, space, survey, view
+from search.attempt import Asked, Watching
+from search.config import StudyConfig
+from search.errors import WorkerFailed
+from search.launcher import Worker, end_orphan
+from search.study import OpenTrial, Study
+from storage import db, trials
+from storage.ledger import Attempt, BudgetExhausted, Ledger
+from train import plan
+from train.rundir import Json, RunDir, read_json, write_atomic
+
+SHOW_EVERY_S = 0.5
+DEATHS_ALLOWED = 5  # of one trial's worker, without a new checkpoint in between
+FAILURES_ALLOWED = 3  # trials in a row that failed: more would burn the night
+MISFITS_ALLOWED = 200  # suggestions in a row that do not fit the memory
+Observe = Callable[[view.StudyView], None]
+
+
+def run(
+    config: StudyConfig, folder: Path, *, deadline: float | None, until: str | None, budget_s: float, observe: Observe
+) -> str:
+    """Work on the study in `folder` until it ends; returns why, in one sentence.
+
+    `deadline` is a reading of time.time(); `budget_s` the GPU-seconds that the study may spend in all its nights.
+    Raises SearchError, RecipeError, ObjectiveError or StorageError for what a user can cause, before anything is
+    written where the configuration is at fault.
+    """
+    found = survey.survey(config)
+    with service.claim(folder) as claim, _signals() as asked, db.storage_errors(folder / "study.db"):
+        write_atomic(folder / "study.toml", config.portable_text)
+        runs = folder / "runs"
+        runs.mkdir(exist_ok=True)
+        end_orphan(runs)
+        engine = db.open_database(folder / "study.db")
+        ledger = Ledger(engine)
+        for attempt in ledger.open_attempts():
+            ledger.abandon(attempt.id, "the service ended without closing it")
+        study = Study.open(trials.open_storage(folder / "study.db"), config, found)
+        claim.announce(trials_wanted=config.study.trials, budget_s=budget_s, until=until)
+        night = Night(config, folder, found, study, ledger, budget_s, deadline, observe, asked)
+        try:
+            claim.ending = night.work()
+        finally:
+            night.close()
+            engine.dispose()
+        db.backup(folder / "study.db")
+    observe(view.read(folder))
+    return claim.ending
+
+
+@contextmanager
+def _signals() -> Iterator[Asked]:
+    """Count SIGINT, SIGTERM and SIGHUP instead of dying of them; the old handlers come back afterwards."""
+    asked = Asked()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.times += 1
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@dataclass
+class Night:
+    """One stretch of work of one service on one study."""
+
+    config: StudyConfig
+    folder: Path
+    survey: survey.Survey
+    study: Study
+    ledger: Ledger
+    budget_s: float
+    deadline: float | None
+    observe: Observe
+    asked: Asked
+    worker: Worker | None = None
+    failures: int = 0
+    shown_at: float = field(default=-1e9)
+
+    def work(self) -> str:
+        """Score the base model once, then one trial after another; returns why it ended."""
+        if ending := self._base():
+            return ending
+        while not (ending := self._over()):
+            if ending := self._trial():
+                return ending
+        return ending
+
+    def close(self) -> None:
+        """End the worker."""
+        if self.worker:
+            self.worker.quit()
+            self.worker = None
+
+    def _over(self) -> str:
+        ended = view.ended(self.study.records())
+        if ended >= self.config.study.trials:
+            return f"all {self.config.study.trials} trials are done"
+        if self.asked.times:
+            return "it was asked to stop"
+        return budget.may_start(self.budget_s, self.ledger.spent_s(), self._deadline_s())
+
+    def _base(self) -> str:
+        run = RunDir(self.folder / "runs" / "base")
+        if _ended(run):
+            return ""
+        if ending := self._over():
+            return ending
+        run.create(space.recipe(self.config, {}, self.survey))
+        result, ending = self._until_ended(run, None, "base")
+        if result and result["outcome"] == "failed":
+            raise WorkerFailed(f"{run.path}: scoring the base model failed: {result['reason']}\n{self._log_hint()}")
+        return ending
+
+    def _trial(self) -> str:
+        """Work on the next trial until it ended; returns why the night is over, or an empty string."""
+        trial = self.study.next_trial()
+        run = RunDir(self.folder / "runs" / f"{trial.number:03d}")
+        if not run.recipe_path.exists():
+            run.create(space.recipe(self.config, trial.params, self.survey))
+        recipe = run.recipe()
+        planned = plan.plan(recipe, self.survey.base, self.config.machine.device)
+        if misfit := self._misfit(trial, planned):
+            self.study.set_infeasible(trial, misfit)
+            return self._too_many_misfits()
+        result = _ended(run)
+        if result is None:
+            result, ending = self._until_ended(run, trial, "trial")
+            if result is None:
+                return ending
+        self._tell(trial, run, planned, result)
+        return self._failing(result)
+
+    def _misfit(self, trial: OpenTrial, planned: plan.Plan) -> str:
+        limit = self.config.machine.memory_bytes
+        if limit is None:
+            return ""
+        self.study.constrain(trial, planned.peak_bytes / limit - 1.0)
+        return planned.fits(limit) or ""
+
+    def _too_many_misfits(self) -> str:
+        last = self.study.records()[-MISFITS_ALLOWED:]
+        if len(last) < MISFITS_ALLOWED or any("infeasible" not in record.user_attrs for record in last):
+            return ""
+        return f"the last {MISFITS_ALLOWED} suggestions do not fit the memory; narrow the space (see the report)"
+
+    def _until_ended(self, run: RunDir, trial: OpenTrial | None, kind: str) -> tuple[Json | None, str]:
+        """Attempt the run until it ended or the night did: (result, "") or (None, why the night is over)."""
+        deaths, checkpoint = 0, _newest_checkpoint(run)
+        while True:
+            if ending := self._over():
+                return None, ending
+            try:
+                attempt = self._open(run, trial)
+            except BudgetExhausted:
+                return None, f"the budget of {budget.hours(self.budget_s)} GPU-hours is spent"
+            result = self._watch(run, trial, attempt, kind)
+            if result and result["outcome"] == "stopped":
+                return None, result["reason"]
+            if result:
+                return result, ""
+            if _newest_checkpoint(run) != checkpoint:
+                deaths, checkpoint = 0, _newest_checkpoint(run)
+            deaths += 1
+            if deaths >= DEATHS_ALLOWED:
+                reason = f"its process died {deaths} times without reaching another checkpoint. {self._log_hint()}"
+                return {"outcome": "failed", "reason": reason, "score": None}, ""
+
+    def _watch(self, run: RunDir, trial: OpenTrial | None, attempt: Attempt, kind: str) -> Json | None:
+        assert self.worker is not None
+        watching = Watching(
+            run=run,
+            worker=self.worker,
+            ledger=self.ledger,
+            attempt=attempt,
+            limit_s=self.budget_s,
+            spent_s=self.ledger.spent_s(),
+            deadline=self.deadline,
+            asked=self.asked,
+            judge=lambda fraction, bits: self.study.report(trial, fraction, bits) if trial else True,
+            show=self.show,
+        )
+        result = watching.until_over(self._job(kind))
+        if result is None or result.get("broken"):  # dead, or in a state that nobody knows
+            self.close()
+        return result
+
+    def _job(self, kind: str) -> Json:
+        return {
+            "kind": kind,
+            "rungs": list(self.config.study.rungs),
+            "checkpoint_every_s": 60.0 * self.config.machine.checkpoint_minutes,
+            "objective": self.config.objective.model_dump(mode="json"),
+        }
+
+    def _open(self, run: RunDir, trial: OpenTrial | None) -> Attempt:
+        if self.worker is None:
+            log, machine = self.folder / "worker.log", self.config.machine
+            self.worker = Worker.start(run.path.parent, log, threads=machine.threads, device=machine.device)
+        lease = min(budget.LEASE_S, self.budget_s - self.ledger.spent_s())
+        number = trial.number if trial else None
+        return self.ledger.open_attempt(
+            trial=number, run=run.path.name, holder=self.worker.holder, lease_s=lease, limit_s=self.budget_s
+        )
+
+    def _tell(self, trial: OpenTrial, run: RunDir, planned: plan.Plan, result: Json) -> None:
+        gpu_seconds = sum(attempt.charged_s for attempt in self.ledger.attempts(trial.number))
+        attributes = notes.attributes(f"runs/{run.path.name}", planned, result, gpu_seconds)
+        samples = _lines(run.samples, notes.SAMPLES)
+        self.study.annotate(trial, attributes, notes.note(trial.params, trial.prior, planned, result, samples))
+        if result["outcome"] == "completed":
+            self.study.complete(trial, result["score"]["prompt_strict"]["value"])
+        elif result["outcome"] == "pruned":
+            self.study.prune(trial)
+        else:
+            self.study.fail(trial, result["reason"])
+        self.show(force=True)
+
+    def _failing(self, result: Json) -> str:
+        self.failures = self.failures + 1 if result["outcome"] == "failed" else 0
+        if self.failures < FAILURES_ALLOWED:
+            return ""
+        return f"{self.failures} trials in a row failed, the last one with: {result['reason']}. {self._log_hint()}"
+
+    def _log_hint(self) -> str:
+        return f"Read {self.folder / 'worker.log'}."
+
+    def _deadline_s(self) -> float | None:
+        return None if self.deadline is None else self.deadline - time.time()
+
+    def show(self, *, force: bool = False) -> None:
+        """Let the observer see the study, at most every half second."""
+        now = time.monotonic()
+        if force or now - self.shown_at >= SHOW_EVERY_S:
+            self.shown_at = now
+            facts = service.read(self.folder)
+            assert facts is not None
+            records, spent_s = self.study.records(), self.ledger.spent_s()
+            self.observe(view.build(self.folder, facts, records, self.ledger.attempts(), spent_s))
+
+
+def _ended(run: RunDir) -> Json | None:
+    """The result of a run that is over, whoever was told of it."""
+    result = read_json(run.result)
+    return result if result and result["outcome"] in ("completed", "pruned", "failed") else None
+
+
+def _newest_checkpoint(run: RunDir) -> str:
+    return max((p.name for p in run.checkpoints.glob("[!.]*")), default="")
+
+
+def _lines(path: Path, count: int) -> list[Json]:
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line, _ in zip(file, range(count), strict=False)]

@@ -1,0 +1,191 @@
+"""The Optuna study: what may not change, which recipes come first, the sampler, the pruner, and trials re-adopted.
+
+Optuna is a view; the RunDirs and the ledger are the truth. Every method may be repeated after a kill: a study that
+is opened again holds each prior once, and a trial that was running keeps its number.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+from optuna.exceptions import ExperimentalWarning
+from optuna.trial import TrialState
+
+from search import space
+from search.config import PrunerSection, StudyConfig
+from search.errors import StudyChanged
+from search.survey import Survey
+from search.view import Value
+from storage import trials
+from storage.trials import TrialRecord
+
+STARTUP_TRIALS = 6  # random or prior recipes before the sampler models anything
+IDENTITY = "nightshift:identity"
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+@dataclass(frozen=True)
+class OpenTrial:
+    """A trial that is being worked on."""
+
+    number: int
+    params: dict[str, Value]
+    prior: str
+    handle: optuna.Trial
+
+
+class Study:
+    """One study in the database, opened for work by the one service that holds it."""
+
+    def __init__(self, study: optuna.Study, config: StudyConfig) -> None:
+        self.optuna = study
+        self._config = config
+
+    @classmethod
+    def open(cls, storage: optuna.storages.BaseStorage, config: StudyConfig, survey: Survey) -> Study:
+        """Create the study or load it, refuse one whose space, direction, model or data differ, enqueue its priors."""
+        study = optuna.create_study(
+            storage=storage,
+            study_name=config.study.name,
+            direction="maximize",
+            pruner=pruner(config.pruner),
+            load_if_exists=True,
+        )
+        opened = cls(study, config)
+        opened._check_identity(identity(config, survey))
+        opened._enqueue_priors()
+        return opened
+
+    def next_trial(self) -> OpenTrial:
+        """The interrupted trial with the lowest number, or a new one from the queue or the sampler.
+
+        The sampler is made anew for every trial, from the study's seed and the trial's number, so that a study which
+        was killed suggests what an uninterrupted one does.
+        """
+        trials = self.optuna.get_trials(deepcopy=False)
+        running = next((t for t in trials if t.state == TrialState.RUNNING), None)
+        number = running.number if running else sum(t.state != TrialState.WAITING for t in trials)
+        self.optuna.sampler = sampler(self._config.study.seed, number)
+        handle = optuna.Trial(self.optuna, running._trial_id) if running else self.optuna.ask()
+        params = space.suggest(handle, self._config)
+        return OpenTrial(handle.number, params, str(handle.user_attrs.get("prior", "")), handle)
+
+    def report(self, trial: OpenTrial, fraction: float, bits_per_byte: float) -> bool:
+        """Record a rung and say whether the trial may go on. Idempotent: a rung told twice keeps its first value.
+
+        Optuna maximizes, so the rung is reported as minus the bits per byte; steps are percent of the horizon.
+        """
+        step = round(100 * fraction)
+        if step not in self.optuna._storage.get_trial(trial.handle._trial_id).intermediate_values:
+            trial.handle.report(-bits_per_byte, step)
+        return not trial.handle.should_prune()
+
+    def records(self) -> list[TrialRecord]:
+        """Every trial so far, by number."""
+        return trials.records(self.optuna)
+
+    def annotate(self, trial: OpenTrial, attributes: Mapping[str, Any], note: str) -> None:
+        """Attach readable user attributes and a note, both shown by the dashboard."""
+        from optuna_dashboard import save_note  # imported late: it takes over a second
+
+        for key, value in attributes.items():
+            trial.handle.set_user_attr(key, value)
+        save_note(trial.handle, note)
+
+    def complete(self, trial: OpenTrial, score: float) -> None:
+        """Tell the score of a finished trial: prompt-level strict accuracy."""
+        self.optuna.tell(trial.number, score, state=TrialState.COMPLETE)
+
+    def prune(self, trial: OpenTrial) -> None:
+        """End a trial that a rung stopped."""
+        self.optuna.tell(trial.number, state=TrialState.PRUNED)
+
+    def fail(self, trial: OpenTrial, reason: str) -> None:
+        """End a trial that cannot be finished; it is recorded with its reason and never tried again."""
+        trial.handle.set_user_attr("reason", reason)
+        self.optuna.tell(trial.number, state=TrialState.FAIL)
+
+    def constrain(self, trial: OpenTrial, excess: float) -> None:
+        """Tell the sampler how far the trial's peak memory exceeds the limit, as a share of it (0 or less: it fits)."""
+        if "memory" not in trial.handle.constraints:
+            trial.handle.set_constraint("memory", excess)
+
+    def set_infeasible(self, trial: OpenTrial, reason: str) -> None:
+        """End a trial that does not fit. It is no failure: the constraint teaches the sampler where not to look."""
+        trial.handle.set_user_attr("infeasible", reason)
+        self.prune(trial)
+
+    def _check_identity(self, now: dict[str, Any]) -> None:
+        before = self.optuna.user_attrs.get(IDENTITY)
+        if before is None:
+            self.optuna.set_user_attr(IDENTITY, now)
+            return
+        if before != now or self.optuna.direction != optuna.study.StudyDirection.MAXIMIZE:
+            raise StudyChanged(
+                f"{self._config.path}: this differs from the study {self._config.study.name!r} in its database, and "
+                "trials of both could not be compared. Undo the change, or give the study a new name:\n"
+                + _difference(before, now)
+            )
+
+    def _enqueue_priors(self) -> None:
+        present = {t.user_attrs.get("prior") for t in self.optuna.get_trials(deepcopy=False)}
+        for prior in self._config.prior:
+            if prior.name not in present:
+                self.optuna.enqueue_trial(dict(prior.params), user_attrs={"prior": prior.name})
+
+
+def sampler(seed: int, number: int) -> optuna.samplers.TPESampler:
+    """TPE for trial `number`: multivariate, with conditional parameters in groups of their own."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # of `group`
+        return optuna.samplers.TPESampler(
+            seed=(seed * 1_000_003 + number) % 2**32,
+            n_startup_trials=STARTUP_TRIALS,
+            multivariate=True,
+            group=True,
+        )
+
+
+def pruner(section: PrunerSection) -> optuna.pruners.BasePruner:
+    """Optuna's pruner of that kind."""
+    if section.kind == "none":
+        return optuna.pruners.NopPruner()
+    percentile = 50.0 if section.kind == "median" else section.percentile
+    return optuna.pruners.PercentilePruner(percentile, n_startup_trials=section.startup_trials)
+
+
+def identity(config: StudyConfig, survey: Survey) -> dict[str, Any]:
+    """What has to stay the same for the trials of one study to be comparable; contents, not paths."""
+    facts = {
+        "direction": "maximize",
+        "seed": config.study.seed,
+        "rungs": list(config.study.rungs),
+        "base": survey.base.sha256,
+        "data": {s.name: [survey.sources[s.name].sha256, s.use, s.weight] for s in config.data},
+        "probe": config.probe.model_dump(mode="json"),
+        "prompts": survey.prompts_sha256,
+        "objective": config.objective.model_dump(mode="json", exclude={"prompts"}),
+        "recipe": dict(config.recipe),
+        "space": space.distributions(config),
+    }
+    as_stored: dict[str, Any] = json.loads(json.dumps(facts))  # tuples are lists in the database
+    return as_stored
+
+
+def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    old, new = (_flat(dict(value)) for value in (before, now))
+    lines = difflib.unified_diff(old, new, "study in the database", "study.toml", lineterm="", n=0)
+    return "\n".join(line for line in lines if not line.startswith("@@"))
+
+
+def _flat(value: Any, name: str = "") -> list[str]:
+    if isinstance(value, dict) and value:
+        return [line for key in sorted(value) for line in _flat(value[key], f"{name}.{key}" if name else key)]
+    return [f"{name} = {json.dumps(value, sort_keys=True)}"]

@@ -1,0 +1,189 @@
+"""What a study looks like now, for whoever shows it: progress, status, report. Reads; decides nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from objectives.score import Measure
+from search import budget, service
+from search.errors import SearchError
+from storage import db
+from storage.ledger import Attempt, Ledger
+from storage.trials import TrialRecord, open_read_only, read_records
+from train.rundir import Json, RunDir, parse_event, read_json
+
+Value = float | int | str | bool
+
+
+@dataclass(frozen=True)
+class TrialView:
+    """One trial. `state` is waiting, running, interrupted, complete, pruned, infeasible or failed."""
+
+    number: int
+    state: str
+    params: dict[str, Value]
+    rungs: dict[float, float]  # fraction of the horizon -> bits per byte of the probe
+    score: Measure | None  # prompt-level strict on the search half's subset
+    gpu_seconds: float
+    attempts: int
+    reason: str = ""  # why it failed, was pruned, or does not fit
+    prior: str = ""  # name of the hand-picked recipe, where it is one
+
+
+@dataclass(frozen=True)
+class Activity:
+    """What the worker does at this moment. `phase` is load, train, probe, score or save."""
+
+    trial: int | None  # None: scoring the base model
+    phase: str
+    step: int
+    steps: int
+    loss: float | None
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """A study at one moment."""
+
+    name: str
+    folder: Path
+    trials: tuple[TrialView, ...]
+    trials_wanted: int
+    base: Measure | None
+    spent_s: float
+    budget_s: float
+    until: str | None  # local time of day at which the service stops, HH:MM
+    left_s: float | None  # forecast: seconds until the last trial ends; None before the first one has
+    activity: Activity | None
+    service_pid: int | None  # the process at work on it, if any
+    ending: str | None  # why the last service stopped, if it did
+
+    @property
+    def best(self) -> TrialView | None:
+        """The complete trial with the highest score."""
+        scored = [t for t in self.trials if t.score is not None and t.state == "complete"]
+        return max(scored, key=lambda t: (t.score.value if t.score else 0.0, -t.number), default=None)
+
+
+ENDED = ("complete", "pruned", "failed")
+TAIL_BYTES = 4096  # holds the last few events
+
+
+def ended(records: Sequence[TrialRecord]) -> int:
+    """How many trials count as done: those that ended and were more than a suggestion that does not fit."""
+    return sum(record.finished and "infeasible" not in record.user_attrs for record in records)
+
+
+def read(folder: Path) -> StudyView:
+    """The study in `folder`, read through connections that cannot write.
+
+    Raises SearchError where there is no study, StorageError where its database cannot be read.
+    """
+    facts = service.read(folder)
+    if facts is None:
+        raise SearchError(f"{folder}: there is no study here. Begin one with `nightshift start STUDY.toml`.")
+    path = folder / "study.db"
+    if not path.exists():
+        return build(folder, facts, [], [], 0.0)
+    storage = open_read_only(path)
+    reader = db.read_only_engine(path)
+    try:
+        names = [study.study_name for study in storage.get_all_studies()]
+        records = read_records(storage, names[0]) if names else []
+        ledger = Ledger(reader)
+        return build(folder, facts, records, ledger.attempts(), ledger.spent_s())
+    finally:
+        storage.engine.dispose()
+        reader.dispose()
+
+
+def build(
+    folder: Path,
+    facts: service.Facts,
+    records: Sequence[TrialRecord],
+    attempts: Sequence[Attempt],
+    spent_s: float,
+) -> StudyView:
+    """The view of records that were read already."""
+    alive = facts.is_alive
+    running = next((a for a in reversed(attempts) if a.ended_at is None), None) if alive else None
+    by_trial: dict[int | None, list[Attempt]] = {}
+    for attempt in attempts:
+        by_trial.setdefault(attempt.trial, []).append(attempt)
+    trials = tuple(_trial(record, by_trial.get(record.number, []), running) for record in records)
+    finished = [t.gpu_seconds for t in trials if t.state in ENDED]
+    return StudyView(
+        name=folder.name,
+        folder=folder,
+        trials=trials,
+        trials_wanted=facts.trials_wanted,
+        base=_base(folder),
+        spent_s=spent_s,
+        budget_s=facts.budget_s,
+        until=facts.until,
+        left_s=budget.left_s(
+            finished,
+            facts.trials_wanted - len(finished),
+            max(0.0, facts.budget_s - spent_s),
+            running.charged_s if running else 0.0,
+        ),
+        activity=_activity(folder, running) if running else None,
+        service_pid=facts.holder.pid if alive else None,
+        ending=facts.ending or None,
+    )
+
+
+def _trial(record: TrialRecord, attempts: Sequence[Attempt], running: Attempt | None) -> TrialView:
+    attributes = record.user_attrs
+    return TrialView(
+        number=record.number,
+        state=_state(record, running),
+        params={key: value for key, value in record.params.items() if value is not None},
+        rungs={step / 100: -value for step, value in record.rungs.items()},
+        score=Measure(**attributes["score"]) if "score" in attributes else None,
+        gpu_seconds=sum(attempt.charged_s for attempt in attempts),
+        attempts=len(attempts),
+        reason=str(attributes.get("infeasible") or attributes.get("reason") or ""),
+        prior=str(attributes.get("prior", "")),
+    )
+
+
+def _state(record: TrialRecord, running: Attempt | None) -> str:
+    if "infeasible" in record.user_attrs:
+        return "infeasible"
+    if record.state != "running":
+        return record.state
+    return "running" if running and running.trial == record.number else "interrupted"
+
+
+def _base(folder: Path) -> Measure | None:
+    result = read_json(RunDir(folder / "runs" / "base").result)
+    return Measure(**result["score"]["prompt_strict"]) if result and result.get("score") else None
+
+
+def _activity(folder: Path, running: Attempt) -> Activity:
+    """What the last events of the running attempt say."""
+    run = RunDir(folder / "runs" / running.run)
+    phase, step, loss = "load", 0, None
+    for event in _last_events(run.events):
+        if event["event"] == "phase":
+            phase = event["phase"]
+        elif event["event"] == "step":
+            phase, step, loss = "train", event["step"], event["loss"]
+        elif event["event"] == "rung":
+            phase, step = "probe", event["step"]
+    steps = run.recipe().steps if running.trial is not None and run.recipe_path.exists() else 0
+    return Activity(trial=running.trial, phase=phase, step=step, steps=steps, loss=loss)
+
+
+def _last_events(path: Path) -> Sequence[Json]:
+    if not path.exists():
+        return []
+    with open(path, "rb") as file:
+        file.seek(0, os.SEEK_END)
+        file.seek(max(0, file.tell() - TAIL_BYTES))
+        lines = file.read().split(b"\n")[1 if file.tell() > TAIL_BYTES else 0 : -1]
+    return [event for line in lines if (event := parse_event(line)) is not None]

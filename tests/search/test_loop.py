@@ -1,0 +1,199 @@
+"""The whole loop on a tiny Qwen2 that the rehearsal did not make: real worker, real NF4, real checkers, real SQLite."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+
+from search import config, loop, view
+from search.errors import StudyBusy, StudyChanged
+from search.launcher import end_orphan
+from storage import db
+from storage.ledger import Ledger
+from train.rundir import RunDir, read_json
+
+
+@pytest.fixture(scope="module")
+def study_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_study(tmp_path_factory.mktemp("tiny"))
+
+
+def work(study_file: Path, folder: Path, observe: Callable[[view.StudyView], None] = lambda _: None, **values) -> str:
+    loaded = config.load(study_file)
+    arguments = {"deadline": None, "until": None, "budget_s": 3600 * loaded.study.budget_hours, **values}
+    return loop.run(loaded, folder, observe=observe, **arguments)
+
+
+def ledger(folder: Path) -> Ledger:
+    return Ledger(db.read_only_engine(folder / "study.db"))
+
+
+def test_a_study_runs_to_its_end_and_says_what_it_did(study_file: Path, tmp_path: Path) -> None:
+    seen: list[view.StudyView] = []
+    folder = tmp_path / "studies" / "tiny"
+
+    assert work(study_file, folder, seen.append) == "all 4 trials are done"
+
+    study = view.read(folder)
+    assert [t.number for t in study.trials] == [0, 1, 2, 3]
+    assert all(t.state in ("complete", "pruned") for t in study.trials)
+    assert study.trials[0].prior == "middle"
+    assert study.trials[0].params["dpo_beta"] == 0.1
+    assert set(study.trials[0].rungs) == {0.25, 0.5, 1.0}
+    assert study.base is not None
+    assert study.base.n == 8
+    assert study.best is not None
+    assert study.activity is None
+    assert study.service_pid is None
+    assert study.ending == "all 4 trials are done"
+    assert {"load", "train"} <= {s.activity.phase for s in seen if s.activity}
+    spent = ledger(folder).spent_by_cause()
+    assert {"load", "train", "probe", "score", "save", "overhead"} <= set(spent)
+    assert sum(spent.values()) == pytest.approx(study.spent_s)
+    assert not ledger(folder).open_attempts()
+    for trial in study.trials:
+        result = read_json(RunDir(folder / "runs" / f"{trial.number:03d}").result)
+        assert result is not None
+        assert result["trainable_parameters"] > 0
+        if trial.state == "complete":
+            assert trial.score is not None
+            assert result["score"]["prompt_strict"]["value"] == trial.score.value
+            assert len(result["score"]["verdicts"]) == 8
+    # nothing is left to do: a second start says so and changes nothing
+    assert work(study_file, folder) == "all 4 trials are done"
+    assert view.read(folder).trials == study.trials
+
+    changed = study_file.with_name("changed.toml")
+    changed.write_text(study_file.read_text().replace("high = 1e-1", "high = 2e-1"))
+    with pytest.raises(StudyChanged, match=r"(?s)new name.*-space\.learning_rate\.high = 0\.1.*\+.*= 0\.2"):
+        work(changed, folder)
+
+
+class Interrupt:
+    """Calls `act` once, as soon as `when` holds of what the observer sees."""
+
+    def __init__(self, when: Callable[[view.StudyView], bool], act: Callable[[view.StudyView], None]) -> None:
+        self._when, self._act, self.done = when, act, False
+
+    def __call__(self, study: view.StudyView) -> None:
+        if not self.done and self._when(study):
+            self.done = True
+            self._act(study)
+
+
+def training(study: view.StudyView) -> bool:
+    return study.activity is not None and study.activity.trial is not None and study.activity.phase == "train"
+
+
+def adapter_bytes(folder: Path, number: int) -> bytes:
+    return (folder / "runs" / f"{number:03d}" / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def long_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One trial, long enough to be interrupted."""
+    return tiny.write_study(tmp_path_factory.mktemp("long"), trials=1, examples=2400)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(long_study: Path, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("uninterrupted") / "tiny"
+    work(long_study, folder)
+    return adapter_bytes(folder, 0)
+
+
+@pytest.mark.parametrize("how", ["ask the service to stop", "kill the worker", "kill service and worker"])
+def test_an_interrupted_trial_goes_on_and_gives_the_same_weights(
+    how: str, long_study: Path, uninterrupted: bytes, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny"
+    if how == "kill service and worker":
+        with started(long_study, tmp_path) as service:
+            wait_for(lambda: (folder / "service.json").exists() and training(view.read(folder)))
+            os.kill(service.pid, signal.SIGKILL)
+            service.wait()
+        wait_for(lambda: not end_orphan(folder / "runs"))
+    else:
+        target = (lambda s: os.getpid()) if how == "ask the service to stop" else worker_pid
+        number = signal.SIGINT if how == "ask the service to stop" else signal.SIGKILL
+        interrupt = Interrupt(training, lambda s: os.kill(target(s), number))
+        ending = work(long_study, folder, interrupt)
+        assert interrupt.done
+        assert ending == ("it was asked to stop" if number == signal.SIGINT else "all 1 trials are done")
+
+    if how != "kill the worker":
+        assert [t.state for t in view.read(folder).trials] == ["interrupted"]
+        assert work(long_study, folder) == "all 1 trials are done"
+
+    assert [t.number for t in view.read(folder).trials] == [0]
+    assert view.read(folder).trials[0].attempts >= 2
+    assert adapter_bytes(folder, 0) == uninterrupted
+
+
+def worker_pid(study: view.StudyView) -> int:
+    order = read_json(study.folder / "runs" / "assignment.json")
+    assert order is not None
+    return int(order["pid"])
+
+
+def test_the_budget_is_never_exceeded_and_more_of_it_lets_the_study_go_on(long_study: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    ending = work(long_study, folder, budget_s=14.0)
+    assert "budget" in ending
+    assert ledger(folder).spent_s() <= 14.0
+    assert work(long_study, folder, budget_s=600.0) == "all 1 trials are done"
+
+
+def test_a_study_has_one_service(long_study: Path, tmp_path: Path) -> None:
+    refused: list[str] = []
+
+    def second(study: view.StudyView) -> None:
+        with pytest.raises(StudyBusy, match=f"process {os.getpid()} .* is at work"):
+            work(long_study, tmp_path / "tiny")
+        refused.append(study.name)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    work(long_study, tmp_path / "tiny", Interrupt(lambda s: s.service_pid is not None, second))
+    assert refused == ["tiny"]
+
+
+def test_the_deadline_stops_the_trial_and_keeps_it(long_study: Path, tmp_path: Path) -> None:
+    deadline = time.time() + 14.0
+    assert work(long_study, tmp_path / "tiny", deadline=deadline) == "the deadline is reached"
+    assert time.time() < deadline
+
+
+class started:
+    """`nightshift start` as a process of its own, ended with its worker if it is still there."""
+
+    def __init__(self, study_file: Path, home: Path) -> None:
+        code = (
+            "import sys, pathlib; from search import config, loop; c = config.load(pathlib.Path(sys.argv[1])); "
+            "loop.run(c, pathlib.Path(sys.argv[2]), deadline=None, until=None, budget_s=3600, observe=lambda v: None)"
+        )
+        arguments = [sys.executable, "-c", code, str(study_file), str(home / "tiny")]
+        self.process = subprocess.Popen(arguments, start_new_session=True)
+
+    def __enter__(self) -> subprocess.Popen[bytes]:
+        return self.process
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up, "waited in vain"
+        threading.Event().wait(0.05)
