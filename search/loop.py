@@ -153,7 +153,8 @@ class Night:
         return self._failing(result)
 
     def _misfit(self, trial: OpenTrial, planned: plan.Plan) -> str:
-        limit = self.config.machine.memory_bytes
+        card = self.survey.card
+        limit = self.config.machine.memory_bytes or (card.memory_bytes if card else None)
         if limit is None:
             return ""
         self.study.constrain(trial, planned.peak_bytes / limit - 1.0)

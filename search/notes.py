@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from objectives.score import Measure, Score
-from search.view import Value
+from search.parameters import Value
 from train.plan import Plan
 from train.rundir import Json
 

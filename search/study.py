@@ -20,8 +20,8 @@ from optuna.trial import TrialState
 from search import space
 from search.config import PrunerSection, StudyConfig
 from search.errors import StudyChanged
+from search.parameters import Value
 from search.survey import Survey
-from search.view import Value
 from storage import trials
 from storage.trials import TrialRecord
 

@@ -10,12 +10,11 @@ from pathlib import Path
 from objectives.score import Measure
 from search import budget, service
 from search.errors import SearchError
+from search.parameters import Value
 from storage import db
 from storage.ledger import Attempt, Ledger
 from storage.trials import TrialRecord, open_read_only, read_records
 from train.rundir import Json, RunDir, parse_event, read_json
-
-Value = float | int | str | bool
 
 
 @dataclass(frozen=True)

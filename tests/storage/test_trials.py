@@ -25,7 +25,7 @@ from storage_kit import Child, leave_half_written, start_together
 from storage import db
 from storage.db import StorageError
 from storage.ledger import Holder, Ledger
-from storage.trials import StudyStorage, TrialRecord, open_read_only, open_storage, read_records, records
+from storage.trials import OPTUNA_SCHEMA, StudyStorage, TrialRecord, open_read_only, open_storage, read_records, records
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -251,3 +251,7 @@ def test_a_storage_travels_to_a_spawned_process(path: Path) -> None:
 def _report_settings(storage: StudyStorage, pipe: Pipe) -> None:
     with storage.engine.connect() as connection:
         pipe.send(connection.exec_driver_sql("PRAGMA synchronous").scalar())
+
+
+def test_the_schema_that_is_known_without_asking_is_optunas_own(path: Path) -> None:
+    assert open_storage(path).get_head_version() == OPTUNA_SCHEMA

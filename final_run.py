@@ -1,0 +1,258 @@
+"""The final run of the default recipe: Qwen2.5-7B on Dolly, then DPO on UltraFeedback; one 12 GB card, one day.
+
+    python final_run.py            train, or go on where the last start ended, then score; everything lands in ./final
+    python final_run.py --status   say how far it is
+
+This recipe was chosen by hand, not searched: where to start from, and what a study has to beat. For the best trial of a
+study, `nightshift freeze` writes a file like this one; the code is the same. Model and data come from the hub at the
+first start, pinned to the commits that FROZEN names; the prompts of IFEval have to lie beside this file. Ctrl-C and
+SIGTERM save a checkpoint first; started again, the run goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import shutil
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from objectives.score import ObjectiveError, Score
+from train import final
+from train.plan import inspect_base, inspect_sources
+from train.recipe import Recipe, RecipeError
+from train.rundir import RunDir, read_json, write_atomic, write_json
+
+FROZEN = json.loads(r"""{
+ "recipe": {
+  "base": {
+   "model": "Qwen/Qwen2.5-7B",
+   "revision": "d149729398750b98c0af14eb82c78cfe92750796",
+   "sha256": null
+  },
+  "sources": [
+   {
+    "name": "dolly",
+    "path": null,
+    "hub": "databricks/databricks-dolly-15k",
+    "revision": "bdd27f4d94b9c1f951818a7da7fd7aeea5dbff1a",
+    "split": "train",
+    "use": "sft",
+    "weight": 1.0,
+    "sha256": null
+   },
+   {
+    "name": "ultrafeedback",
+    "path": null,
+    "hub": "HuggingFaceH4/ultrafeedback_binarized",
+    "revision": "3949bf5f8c17c394422ccfab0c31ea9c20bdeb85",
+    "split": "train_prefs",
+    "use": "preference",
+    "weight": 1.0,
+    "sha256": null
+   }
+  ],
+  "probe": {
+   "rows": 64,
+   "sources": [
+    "dolly"
+   ]
+  },
+  "chat_template": "{%- for message in messages -%}\n{%- if message[\u0027role\u0027] == \u0027system\u0027 -%}{{ message[\u0027content\u0027] + \u0027\\n\\n\u0027 }}\n{%- elif message[\u0027role\u0027] == \u0027user\u0027 -%}{{ \u0027### Instruction:\\n\u0027 + message[\u0027content\u0027] + \u0027\\n\\n\u0027 }}\n{%- else -%}{{ \u0027### Response:\\n\u0027 + message[\u0027content\u0027] + eos_token + \u0027\\n\u0027 }}\n{%- endif -%}\n{%- endfor -%}\n{%- if add_generation_prompt -%}{{ \u0027### Response:\\n\u0027 }}{%- endif -%}\n",
+  "seed": 0,
+  "threads": 4,
+  "examples": 56000,
+  "rows": null,
+  "max_length": 1024,
+  "rank": 16,
+  "alpha_ratio": 2.0,
+  "dropout": 0.05,
+  "targets": "all-linear",
+  "learning_rate": 0.0001,
+  "schedule": "cosine",
+  "warmup": 0.03,
+  "weight_decay": 0.0,
+  "max_grad_norm": 1.0,
+  "optimizer": "paged_adamw_8bit",
+  "batch_size": 16,
+  "micro_batch_size": 1,
+  "gradient_checkpointing": true,
+  "dpo_share": 0.2,
+  "dpo_beta": 0.1,
+  "dpo_learning_rate": 5e-06
+ },
+ "recipe_sha256": "45bf52ebb1c8506c12796830ed6aee310619867c1f612082a595f6abe8b009fb",
+ "objective": {
+  "prompts": "ifeval_input_data.jsonl",
+  "prompts_sha256": null,
+  "origin": "They are the 541 prompts of IFEval (Apache-2.0): hf download google/IFEval ifeval_input_data.jsonl --repo-type dataset --local-dir .",
+  "max_new_tokens": 1280,
+  "batch_size": 16
+ },
+ "device": "cuda",
+ "hours": 24.0,
+ "checkpoint_minutes": 20.0,
+ "origin": {
+  "how": "chosen by hand",
+  "values": {
+   "rank, alpha_ratio, dropout": "common defaults of LoRA",
+   "targets": "all layers learn more than attention alone",
+   "learning_rate": "2e-4 is usual for 7B with LoRA; half of it, because this run is long",
+   "schedule, warmup": "common defaults",
+   "optimizer, micro_batch_size, gradient_checkpointing, max_length": "what fits in 12 GB with room to spare",
+   "examples, dpo_share": "three epochs of dolly, then 11,200 preference pairs; well under 24 hours on an RTX 4070 Ti, by estimate",
+   "dpo_beta, dpo_learning_rate": "common defaults of DPO"
+  }
+ },
+ "versions": {
+  "accelerate": "1.15.0",
+  "bitsandbytes": "0.50.2",
+  "datasets": "5.2.0",
+  "lm_eval": "0.4.13",
+  "nightshift": "0.1.0",
+  "peft": "0.21.2",
+  "safetensors": "0.8.0",
+  "tokenizers": "0.23.3",
+  "torch": "2.13.0",
+  "transformers": "5.23.0",
+  "trl": "1.16.0"
+ }
+}""")  # noqa: E501, RUF100
+
+RUN = RunDir(Path(__file__).resolve().with_name("final"))
+TIMED_TOKENS = 128  # of the prompt, and of the answer, on which latency is measured
+PARTS = {"search": "half that the search saw", "sealed": "half that it never saw", "all": "all prompts"}
+
+
+def main() -> int:
+    """Returns 0: done, 1: training failed, 2: something has to be put right first, 128 + signal: stopped."""
+    parser = argparse.ArgumentParser(description="Train the frozen recipe, or go on with it, and score it.")
+    parser.add_argument("--status", action="store_true", help="say how far the run is")
+    parser.add_argument("--allow-other-versions", action="store_true", help="run with other versions of the libraries")
+    parser.add_argument("--edited", action="store_true", help="run although the recipe in this file was edited")
+    asked = parser.parse_args()
+    try:
+        recipe = frozen_recipe(asked.edited)
+        if not asked.status and not RUN.result.exists():
+            prompts = check_inputs(recipe, asked.allow_other_versions)
+            with final.Signals() as signals, final.one_at_a_time(RUN):
+                run(recipe, prompts, signals)
+    except (RecipeError, ObjectiveError) as error:
+        print(f"final_run: {error}", file=sys.stderr)
+        return 2
+    except final.Failed as error:
+        print(f"final_run: training failed: {error}", file=sys.stderr)
+        return 1
+    except final.Stopped as stopped:
+        print("final_run: stopped; start it again, and it goes on from its newest checkpoint", file=sys.stderr)
+        return 128 + stopped.number
+    result = read_json(RUN.result)
+    print(summary(result) if result else final.progress(recipe, RUN, FROZEN["hours"]))
+    return 0
+
+
+def frozen_recipe(edited: bool) -> Recipe:
+    """The recipe, if it is the one that was frozen (or its edits are meant), and the one that ./final holds."""
+    try:
+        recipe = Recipe.model_validate_json(json.dumps(FROZEN["recipe"]))
+    except ValueError as error:
+        raise RecipeError(f"the recipe in {__file__} is not valid: {error}") from None
+    if recipe.digest != FROZEN["recipe_sha256"] and not edited:
+        raise RecipeError(f"the recipe in {__file__} was edited: freeze it again, or confirm it with --edited")
+    if RUN.recipe_path.exists() and RUN.recipe() != recipe:
+        raise RecipeError(f"{RUN.path} holds the run of another recipe; move it away: mv {RUN.path} {RUN.path}-old")
+    return recipe
+
+
+def check_inputs(recipe: Recipe, other_versions: bool) -> Path:
+    """Refuse what would make another run, or none, before a second is spent; returns the path of the prompts."""
+    if FROZEN["device"] == "cuda" and shutil.which("nvidia-smi") is None:
+        raise RecipeError("this run needs a CUDA device, and this machine has no NVIDIA driver (no nvidia-smi)")
+    found, wanted = versions(), FROZEN["versions"]
+    differ = [name for name in wanted if found[name] != wanted[name]]
+    others = ", ".join(f"{name} {found[name]} instead of {wanted[name]}" for name in differ)
+    if others and not other_versions:
+        raise RecipeError(f"versions differ ({others}): install the frozen ones, or add --allow-other-versions")
+    prompts = Path(RUN.path.parent, FROZEN["objective"]["prompts"])
+    if not prompts.is_file():
+        raise ObjectiveError(f"the prompts {prompts} are not there. {FROZEN['objective']['origin']}")
+    digest = hashlib.sha256(prompts.read_bytes()).hexdigest()
+    if FROZEN["objective"]["prompts_sha256"] not in (None, digest):
+        raise ObjectiveError(f"{prompts} is not the file that was frozen (its sha256 is {digest}); put that one back")
+    inspect_base(recipe.base.model, recipe.base.revision, recipe.base.sha256)
+    inspect_sources(recipe.sources)
+    return prompts
+
+
+def versions() -> dict[str, str]:
+    """What is installed of that which was frozen."""
+    return {name: installed(name) for name in FROZEN["versions"]}
+
+
+def installed(name: str) -> str:
+    """The version of Python or of a library."""
+    try:
+        return platform.python_version() if name == "python" else metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def run(recipe: Recipe, prompts: Path, signals: final.Signals) -> None:
+    """Train, unless an earlier start has; score the tuned and the base model, measure, and write the result."""
+    os.environ.update(OMP_NUM_THREADS=str(recipe.threads), TOKENIZERS_PARALLELISM="false")  # before torch is imported
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    every_s = 60.0 * FROZEN["checkpoint_minutes"]
+    base = final.train_within(
+        recipe, RUN, FROZEN["device"], hours=FROZEN["hours"], checkpoint_every_s=every_s, signals=signals, show=print
+    )
+    from objectives.latency import measure_latency, size
+    from train.model import drop_adapter, load_adapter
+
+    result: dict[str, Any] = {**(final.trained(RUN) or {}), "recipe_sha256": recipe.digest, "versions": versions()}
+    tuned = load_adapter(base, RUN.adapter)
+    result["scores"], samples = score("tuned", tuned, base, recipe, prompts)
+    write_atomic(RUN.samples, "".join(json.dumps(sample) + "\n" for sample in samples))
+    length = min(TIMED_TOKENS, base.model.config.max_position_embeddings // 2)
+    speed = measure_latency(tuned, base.tokenizer, prompt_tokens=length, new_tokens=length, runs=10, warmups=2)
+    result |= {"latency": speed.model_dump(mode="json"), "size": size(tuned, RUN.adapter).model_dump(mode="json")}
+    drop_adapter(tuned)
+    result["base_scores"], _ = score("base", base.model, base, recipe, prompts)
+    write_json(RUN.result, result)
+
+
+def score(who: str, model: Any, base: Any, recipe: Recipe, prompts: Path) -> tuple[dict[str, Any], list[Any]]:
+    """Scores of one model by part of the prompts, and its answers. Not counted in the hours."""
+    from objectives.evaluation import evaluate
+    from objectives.generate import Generator
+
+    length = {key: FROZEN["objective"][key] for key in ("max_new_tokens", "batch_size")}
+    generator = Generator(model, base.tokenizer, chat_template=recipe.chat_template, **length)
+    scores, samples = evaluate(prompts, generator, RUN.path / f"answers-{who}", lambda text: print(f"{who}: {text}"))
+    return {part: score.model_dump(mode="json") for part, score in scores.items()}, samples
+
+
+def summary(result: dict[str, Any]) -> str:
+    """The result as a short table."""
+    lines = [f"{'IFEval, prompts followed (strict)':<36}{'base model':>18}{'after the run':>18}"]
+    for part, name in PARTS.items():
+        before, after = (Score.model_validate_json(json.dumps(result[key][part])) for key in ("base_scores", "scores"))
+        lines.append(
+            f"{f'{name} ({after.prompt_strict.n})':<36}{before.prompt_strict!s:>18}{after.prompt_strict!s:>18}"
+        )
+    reached = "the whole horizon" if result["outcome"] == "completed" else "the hours ran out before the horizon"
+    spent = final.spelled(result["seconds"]["train"], FROZEN["hours"])
+    first, each = result["latency"]["first_token_s"]["p50"], result["latency"]["tokens_per_s"]["p50"]
+    lines.append(f"one prompt at a time: {first:.3f} s to the first token, {each:.1f} tokens a second")
+    size = result["size"]["adapter_bytes"] / 2**20
+    lines.append(f"{RUN.adapter}: {result['trainable_parameters']:,} trained parameters, {size:.1f} MiB")
+    lines.append(f"{result['examples']:,} examples in {spent} ({reached})")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

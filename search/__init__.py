@@ -1,0 +1,1 @@
+"""What to try next and what it may cost: the `nightshift` command, the Optuna study, the budget and the freeze."""

@@ -1,0 +1,302 @@
+"""The `nightshift` command: parses, prints, exits. Nothing else of Nightshift prints, and nothing heavy is imported
+before a command needs it.
+
+Exit codes: 0 done, 2 something has to be put right first (one message, no traceback), 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import re
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from search.config import StudyConfig
+
+REPORTED_ERRORS = {  # every error that a user can cause; the room that raises one has been imported by then
+    "search.errors": "SearchError",
+    "train.recipe": "RecipeError",
+    "objectives.score": "ObjectiveError",
+    "storage.db": "StorageError",
+}
+DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+GO_ON = "stopped; everything that was finished is safe, and the same command goes on from here"
+TIME_OF_DAY = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
+
+
+class Guarded(TyperGroup):
+    """Turns every error that a user can cause into one message and exit code 2, and Ctrl-C into exit code 130."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _complain(GO_ON)
+            raise typer.Exit(130) from None
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            _fail(f"{error.filename or 'a file'}: {error.strerror}")
+        except Exception as error:
+            if not isinstance(error, _reported()):
+                raise
+            _fail(str(error))
+
+
+def _reported() -> tuple[type[BaseException], ...]:
+    loaded = ((sys.modules.get(module), name) for module, name in REPORTED_ERRORS.items())
+    return tuple(getattr(module, name) for module, name in loaded if module is not None)
+
+
+def _fail(message: str) -> NoReturn:
+    start = "\n" if "\n" in message else " "
+    _complain(Text.assemble(("error:", "bold red"), start, message))
+    raise typer.Exit(2)
+
+
+def _complain(message: str | Text) -> None:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(message, markup=False)
+
+
+def _print(*things: RenderableType) -> None:
+    for thing in things:
+        Console(highlight=False, soft_wrap=isinstance(thing, (str, Text))).print(thing, markup=False)
+
+
+app = typer.Typer(
+    cls=Guarded,
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="One model, one GPU, one day: search for a QLoRA recipe at night, freeze the best one, train it for 24 hours.",
+    epilog="[bold]A first evening:[/] nightshift rehearse. [bold]A night:[/] nightshift init, then nightshift start "
+    "study.toml. [bold]The morning after:[/] nightshift status, nightshift freeze, nightshift report.",
+)
+
+BEGIN, NIGHT, MORNING = "To begin", "The night", "The morning after"
+
+
+def _complete_study(incomplete: str) -> list[str]:
+    from search import home
+
+    files = [str(path) for path in Path().glob("*.toml") if path.name != "pyproject.toml"]
+    return [name for name in [*home.names(), *files] if name.startswith(incomplete)]
+
+
+def _complete_preset(incomplete: str) -> list[str]:
+    from search import home
+
+    return [name for name in home.preset_names() if name.startswith(incomplete)]
+
+
+def _time_of_day(value: str | None) -> str | None:
+    if value is not None and not TIME_OF_DAY.fullmatch(value):
+        raise typer.BadParameter(f"{value!r} is no time of day like 03:00, from 00:00 to 23:59")
+    return value
+
+
+def _hours(value: float | None) -> float | None:
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise typer.BadParameter(f"{value} is no number of hours above 0")
+    return value
+
+
+StudyFile = Annotated[
+    str, typer.Argument(metavar="STUDY", help="A study.toml, or the name of a study.", autocompletion=_complete_study)
+]
+AnyStudy = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="STUDY",
+        help="A study.toml, or the name of a study; by default ./study.toml or the only study there is.",
+        autocompletion=_complete_study,
+        show_default=False,
+    ),
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        _print(f"nightshift {version('nightshift')}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the command as a whole."""
+
+
+@app.command(rich_help_panel=BEGIN)
+def rehearse(
+    seed: Annotated[int, typer.Option(help="Makes the world, and drives the search.", min=0, max=2**31 - 1)] = 0,
+    home: Annotated[Path, typer.Option(help="Where the rehearsal lies; it goes on with what is there.")] = Path(
+        "rehearsal"
+    ),
+) -> None:
+    """Run the whole line on a tiny model, on the CPU, in minutes: search, freeze, final run, report."""
+    from search import rehearse as rehearsal
+    from search.screen import Screen, rehearsed
+
+    _print(rehearsed(rehearsal.run(home, seed, Screen())))
+    _print("\nNow on real hardware:\n\n    nightshift init --preset rtx-4070-ti\n")
+
+
+@app.command(rich_help_panel=BEGIN)
+def init(
+    directory: Annotated[Path, typer.Argument(help="The folder that gets a study.toml.")] = Path("."),
+    preset: Annotated[
+        str, typer.Option(help="What to begin with: rehearsal or rtx-4070-ti.", autocompletion=_complete_preset)
+    ] = "rtx-4070-ti",
+) -> None:
+    """Write a commented study.toml. Never overwrites one."""
+    from search import home
+
+    path = home.write_preset(preset, directory)
+    _print(f"wrote {path}: read it, set what is yours, then run\n\n    nightshift start {path}\n")
+
+
+@app.command(rich_help_panel=NIGHT, epilog="[bold]Example:[/] nightshift start study.toml --until 03:00 --budget 16")
+def start(
+    study: StudyFile,
+    until: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HH:MM", callback=_time_of_day, help="Save and stop at this local time.", show_default=False
+        ),
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            metavar="HOURS",
+            callback=_hours,
+            help="GPU-hours that the study may spend in all its nights.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Search, or go on searching, until the trials, the budget or the night are over."""
+    from search import home
+
+    config, folder = home.study(study)
+    ending = _search(config, folder, until or config.study.until, 3600 * (budget or config.study.budget_hours))
+    _print(f"\n{config.study.name}: {ending}")
+    from search.attempt import STOPPED
+
+    if ending == STOPPED["asked"]:
+        raise KeyboardInterrupt
+    _print(f"next: nightshift status {folder.name}, nightshift freeze {folder.name}, nightshift report {folder.name}")
+
+
+def _search(config: StudyConfig, folder: Path, until: str | None, budget_s: float) -> str:
+    from search import loop
+    from search.config import next_time
+    from search.screen import Screen
+
+    deadline = next_time(until, time.time()) if until else None
+    with Screen().watching() as observe:
+        return loop.run(config, folder, deadline=deadline, until=until, budget_s=budget_s, observe=observe)
+
+
+@app.command(rich_help_panel=NIGHT)
+def status(
+    study: AnyStudy = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+) -> None:
+    """Show how far a study is: trials, rungs, the best so far, GPU time spent."""
+    from search import home, view
+    from search.progress import render
+    from search.screen import plain
+
+    seen = view.read(home.folder(study))
+    if as_json:
+        typer.echo(json.dumps(plain(seen), indent=1, allow_nan=False))
+    else:
+        _print(render(seen))
+
+
+@app.command(rich_help_panel=NIGHT)
+def stop(study: AnyStudy = None) -> None:
+    """Have the running service save its trial and end, and wait until it has."""
+    from search import home
+    from search import stop as stopping
+
+    folder = home.folder(study)
+    pid = stopping.ask(folder)
+    _complain(f"process {pid} was asked to stop; waiting until its trial is saved")
+    _print(f"{folder.name}: {stopping.wait(folder)}")
+
+
+@app.command(rich_help_panel=NIGHT)
+def dashboard(
+    study: AnyStudy = None,
+    port: Annotated[int, typer.Option(help="The port on 127.0.0.1; 0 takes a free one.", min=0, max=65535)] = 8080,
+) -> None:
+    """Serve the study's pages in a browser: read-only, on this machine alone, behind a token."""
+    from search import home
+    from search.dashboard import Dashboard
+
+    with Dashboard(home.folder(study), port) as served:
+        _print(f"{served.url}\n\nOpen this address. Whoever has it can read the study. Ctrl-C ends the dashboard.")
+        try:
+            served.serve()
+        except KeyboardInterrupt:
+            _complain("the dashboard has ended")
+
+
+@app.command(rich_help_panel=MORNING)
+def freeze(
+    study: StudyFile,
+    check: Annotated[bool, typer.Option("--check", help="Only say whether file and study still agree.")] = False,
+) -> None:
+    """Write the best trial as final_run.py, the one file that trains for up to a day."""
+    from search import freeze as freezing
+    from search import home
+
+    config, folder = home.study(study)
+    if check:
+        freezing.check(config, folder)
+        _print(f"{folder / freezing.FILE} and the study agree")
+        return
+    _print(f"wrote {freezing.freeze(config, folder)}: read it, then run\n\n    python {folder / freezing.FILE}\n")
+
+
+@app.command(rich_help_panel=MORNING)
+def report(study: AnyStudy = None) -> None:
+    """Write the study's report, as a page with pictures and as Markdown."""
+    from search import home
+    from search import report as reporting
+
+    for path in reporting.write(home.folder(study)):
+        _print(f"wrote {path}")
+
+
+def main() -> None:
+    """The console script. What a terminal's encoding lacks is replaced, not refused."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    app(prog_name="nightshift")
+
+
+if __name__ == "__main__":
+    main()

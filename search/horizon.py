@@ -1,0 +1,86 @@
+"""How far the final run goes: the measured speed times the hours that it has, and no more epochs than the data bear."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from search.errors import SearchError
+from search.sections import FinalSection
+from train.recipe import Recipe
+from train.rundir import RunDir, read_json
+
+SHARE_OF_TIME = 0.90  # of the allowance that the horizon is meant to fill; the rest is for what nobody foresaw
+
+
+@dataclass(frozen=True)
+class Horizon:
+    """How many examples the final run consumes, and why so many."""
+
+    examples: int
+    why: str
+
+
+def stretch(recipe: Recipe, rows: Mapping[str, int], final: FinalSection, rate: float, load_s: float) -> Horizon:
+    """The final run's horizon: what the time holds, or what the data bear; in whole batches, and never less than the
+    trial's own.
+
+    `rows` are those of each source; `rate` (examples a second) and `load_s` (to load model and data) were measured.
+    """
+    usable_s = max(0.0, SHARE_OF_TIME * 3600 * final.hours - load_s)
+    by_time, by_data = usable_s * rate, final.max_epochs * epoch(recipe, rows)
+    wanted = min(by_time, by_data)
+    examples = max(recipe.examples, math.floor(wanted / recipe.batch_size) * recipe.batch_size)
+    limit = "the time" if by_time <= by_data else "the data"
+    if wanted < recipe.examples:
+        limit = "the trial's own horizon, which is more"
+    why = (
+        f"{final.hours:g} hours, {SHARE_OF_TIME:.0%} of them planned, less {load_s:.0f} s of loading, at "
+        f"{rate:.4g} examples a second hold {by_time:,.0f}; {final.max_epochs:g} epochs are "
+        f"{by_data:,.0f}; decided by {limit}, in whole batches of {recipe.batch_size}"
+    )
+    return Horizon(examples, why)
+
+
+def epoch(recipe: Recipe, rows: Mapping[str, int]) -> float:
+    """Examples of both stages until the source that is through first is through once."""
+    shares = {"sft": 1.0 - recipe.dpo_share, "preference": recipe.dpo_share}
+    lengths = []
+    for use, share in shares.items():
+        sources = [source for source in recipe.sources if source.use == use and source.weight > 0]
+        total = math.fsum(source.weight for source in sources)
+        for source in sources if share > 0 else []:
+            part = source.weight / total
+            pool = max(1, rows[source.name] - _held_out(recipe, source.name, rows[source.name]))
+            if use == "sft" and recipe.rows is not None:
+                pool = min(pool, max(1, round(recipe.rows * part)))
+            lengths.append(pool / (part * share))
+    return min(lengths)
+
+
+def _held_out(recipe: Recipe, name: str, rows: int) -> int:
+    """Rows of a source that the probe takes at most: it takes from its sources in turn, and never more than half."""
+    names = recipe.probe.sources or tuple(s.name for s in recipe.sources if s.use == "sft")
+    return min(math.ceil(recipe.probe.rows / len(names)), rows // 2) if name in names else 0
+
+
+def examples_per_second(run: RunDir) -> float:
+    """What a run achieved, over all its attempts, with the checkpoints and probes between its steps."""
+    steps = {event["step"]: event["seconds"] for event in run.read_events() if event.get("event") == "step"}
+    first, last = min(steps, default=0), max(steps, default=0)
+    if last == 0:
+        raise SearchError(f"{run.events} holds no training step any more; put the file back")
+    size = run.recipe().batch_size
+    if first == last:
+        return float(size * last / steps[last])
+    rate: float = size * (last - first) / max(steps[last] - steps[first], 1e-9)
+    return rate
+
+
+def load_seconds(folder: Path) -> float:
+    """The longest that any run of the study took to load the model, and its data."""
+    results = [read_json(path) or {} for path in sorted((folder / "runs").glob("*/result.json"))]
+    seconds = [result.get("seconds") or {} for result in results]
+    return sum(max((s.get(phase, 0.0) for s in seconds), default=0.0) for phase in ("load", "data"))

@@ -1,0 +1,86 @@
+"""The space at work: what a trial is given, the Recipe that it makes, and a description to compare studies by.
+
+Which parameters there are, and their ranges, stands in search.parameters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from search.config import StudyConfig
+from search.parameters import WEIGHT, Choice, IntRange, Parameter, Value, condition
+from train.recipe import Base, Recipe, Source
+
+if TYPE_CHECKING:
+    from optuna.trial import BaseTrial
+
+    from search.survey import Survey
+
+
+def suggest(trial: BaseTrial, config: StudyConfig) -> dict[str, Value]:
+    """The trial's value of every parameter that matters to it: one whose condition is 0 is not suggested.
+
+    Conditions come first; the others in the order of study.toml.
+    """
+    params: dict[str, Value] = {}
+    for name in sorted(config.space, key=lambda name: bool(condition(name))):
+        needed = condition(name)
+        if not needed or float(params.get(needed, config.recipe.get(needed, 0.0))) > 0:
+            params[name] = _suggest(trial, name, config.space[name])
+    return params
+
+
+def _suggest(trial: BaseTrial, name: str, parameter: Parameter) -> Value:
+    if isinstance(parameter, Choice):
+        return trial.suggest_categorical(name, list(parameter.choices))  # type: ignore[return-value]
+    if isinstance(parameter, IntRange):
+        return trial.suggest_int(name, parameter.low, parameter.high, step=parameter.step or 1, log=parameter.log)
+    return trial.suggest_float(name, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
+
+
+def recipe(config: StudyConfig, params: Mapping[str, Value], survey: Survey | None = None) -> Recipe:
+    """The recipe of these parameters, and of [recipe] and Recipe's defaults for what they do not name.
+
+    A survey pins the base model and the data by what they hold. Without parameters, this is a recipe on which the base
+    model can be scored: every searched parameter at its first value.
+    """
+    chosen = dict(params) or {name: parameter.first for name, parameter in config.space.items()}
+    fields: dict[str, Any] = {name: value for name, value in chosen.items() if not name.startswith(WEIGHT)}
+    return Recipe(
+        base=_base(config, survey),
+        sources=tuple(_source(source, chosen, survey) for source in config.data),
+        probe=config.probe,
+        seed=config.study.seed,
+        threads=config.machine.threads,
+        **config.recipe,
+        **fields,
+    )
+
+
+def _base(config: StudyConfig, survey: Survey | None) -> Base:
+    if survey is None:
+        return config.base
+    pins = {"sha256": survey.base.sha256, "revision": config.base.revision or survey.base.revision}
+    return config.base.model_copy(update=pins)
+
+
+def _source(source: Source, params: Mapping[str, Value], survey: Survey | None) -> Source:
+    """The source with the weight that the trial gives it. Validated anew: the weight may come from a database."""
+    known: dict[str, Any] = source.model_dump()
+    if WEIGHT + source.name in params:
+        known["weight"] = params[WEIGHT + source.name]
+    if survey:
+        known["sha256"] = survey.sources[source.name].sha256
+    return Source(**known)
+
+
+def distributions(config: StudyConfig) -> dict[str, dict[str, Any]]:
+    """The space as JSON, parameter by parameter: equal for two studies whose trials can be compared."""
+    return {name: _described(name, parameter) for name, parameter in sorted(config.space.items())}
+
+
+def _described(name: str, parameter: Parameter) -> dict[str, Any]:
+    kind = {"Choice": "choice", "IntRange": "int", "FloatRange": "float"}[type(parameter).__name__]
+    when = {"when": f"{condition(name)} > 0"} if condition(name) else {}
+    return {"kind": kind, **parameter.model_dump(mode="json", exclude_none=True), **when}

@@ -1,0 +1,182 @@
+"""What the files and the machine that a study names are like, before anything is started or written.
+
+Imports no torch: models and data are read by train.plan, the card is asked of NVIDIA's driver.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search import studyfile
+from search.config import StudyConfig
+from search.errors import MachineUnfit
+from train import plan
+from train.recipe import RecipeError
+
+PROMPT_FIELDS = ("key", "prompt", "instruction_id_list", "kwargs")
+MOST_LINES = 5  # of a prompts file, told at once
+DRIVER_PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True)
+class Card:
+    """The first NVIDIA GPU, as its driver describes it."""
+
+    name: str
+    memory_bytes: int
+    driver: str
+
+
+@dataclass(frozen=True)
+class Survey:
+    """Facts about everything that a study is made of. `card` is None where trials run on the CPU."""
+
+    base: plan.BaseFacts
+    sources: Mapping[str, plan.SourceFacts]
+    prompts: int  # how many; a search sees one half of them
+    prompts_sha256: str
+    card: Card | None
+
+
+class Problems:
+    """What is wrong with a study's files, each with the line of study.toml that names them."""
+
+    def __init__(self, config: StudyConfig) -> None:
+        self._file = studyfile.parse(config.path, config.text)
+        self._unfit: MachineUnfit | None = None
+        self._others = 0
+
+    @contextmanager
+    def noting(self, *loc: str | int) -> Iterator[None]:
+        """Note what the block raises for a user, instead of raising it."""
+        try:
+            yield
+        except (RecipeError, ValueError) as error:
+            self._others += 1
+            self._file.add(loc, str(error))
+        except MachineUnfit as error:
+            self._unfit = error
+            self._file.add(loc, str(error))
+
+    def raise_all(self) -> None:
+        """Raise ConfigError with all of them, or MachineUnfit where the machine alone is at fault."""
+        if self._unfit and not self._others:
+            raise self._unfit
+        self._file.raise_problems()
+
+
+def survey(config: StudyConfig) -> Survey:
+    """Look at the base model, the data, the prompts and the card, and write nothing.
+
+    Raises ConfigError with the problems of all of them at once, or MachineUnfit if no card can be used.
+    """
+    problems = Problems(config)
+    found: dict[str, Any] = {"card": None}
+    with problems.noting("base", "model"):
+        found["base"] = _base(config)
+    found["sources"] = {}
+    for number, source in enumerate(config.data):
+        with problems.noting("data", number, "hub" if source.hub else "path"):
+            found["sources"] |= plan.inspect_sources([source])
+    with problems.noting("objective", "prompts"):
+        found["prompts"], found["prompts_sha256"] = _prompts(config.objective.prompts)
+    if "prompts" in found:
+        with problems.noting("objective", "subset"):
+            _check_subset(config.objective.subset, found["prompts"])
+    if config.machine.device == "cuda":
+        with problems.noting("machine", "device"):
+            found["card"] = card()
+    problems.raise_all()
+    return Survey(**found)
+
+
+def card() -> Card:
+    """The first card that NVIDIA's driver knows. Raises MachineUnfit where there is no driver or no card."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        raise _unfit("there is no nvidia-smi, so no NVIDIA driver is installed")
+    query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=DRIVER_PATIENCE_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _unfit(f"nvidia-smi does not answer: {error}") from None
+    said = (answer.stdout + answer.stderr).strip().splitlines()
+    if answer.returncode or not said:
+        raise _unfit(f"nvidia-smi failed: {said[0] if said else f'exit code {answer.returncode}'}")
+    return _card(said[0])
+
+
+def _card(line: str) -> Card:
+    """One line of nvidia-smi's answer: `NVIDIA GeForce RTX 4070 Ti, 12282, 550.54.14`."""
+    parts = [part.strip() for part in line.rsplit(",", 2)]
+    if len(parts) != 3 or not parts[1].isdigit():
+        raise _unfit(f"nvidia-smi said {line!r}")
+    return Card(name=parts[0], memory_bytes=int(parts[1]) * 2**20, driver=parts[2])
+
+
+def _unfit(reason: str) -> MachineUnfit:
+    return MachineUnfit(
+        f'[machine] device is "cuda", but {reason}. Mend the driver (`nvidia-smi` has to list a card), '
+        'or set device = "cpu", which suits small models only.'
+    )
+
+
+def _base(config: StudyConfig) -> plan.BaseFacts:
+    facts = plan.inspect_base(config.base.model, config.base.revision)
+    if not facts.has_chat_template and not config.recipe.get("chat_template"):
+        raise RecipeError(
+            f"{config.base.model} has no chat template, as base models often do; give one as chat_template in [recipe] "
+            "(`nightshift init --preset rtx-4070-ti` writes a file with one)"
+        )
+    return facts
+
+
+def _check_subset(subset: int, prompts: int) -> None:
+    if subset > prompts // 2:
+        raise ValueError(
+            f"it is {subset}; the file holds {prompts} prompts and the search sees one half of them, "
+            f"so it must be from 1 to {prompts // 2}"
+        )
+
+
+def _prompts(path: Path) -> tuple[int, str]:
+    """How many prompts a file in IFEval's format holds, and the SHA-256 of its bytes.
+
+    Raises ValueError. That the instructions can be checked is seen when the base model is scored.
+    """
+    try:
+        data = path.read_bytes()
+        text = data.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist; give the path of a JSONL file of IFEval prompts") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    wrong = [f"line {number}: {problem}" for number, line in lines if (problem := _prompt_problem(line))]
+    if wrong:
+        more = [f"and {len(wrong) - MOST_LINES} more"] if len(wrong) > MOST_LINES else []
+        raise ValueError(f"{path} is no file of IFEval prompts: " + "; ".join(wrong[:MOST_LINES] + more))
+    if not lines:
+        raise ValueError(f"{path} is empty; it needs one JSON object a line with {', '.join(PROMPT_FIELDS)}")
+    return len(lines), hashlib.sha256(data).hexdigest()
+
+
+def _prompt_problem(line: str) -> str:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        return "not JSON"
+    if not isinstance(row, dict):
+        return "no JSON object"
+    missing = [field for field in PROMPT_FIELDS if field not in row]
+    return f"lacks {', '.join(missing)}; it has {', '.join(sorted(row)) or 'nothing'}" if missing else ""

@@ -1,0 +1,276 @@
+"""The frozen file: what is in it, that it agrees with the study, and that nothing in it can become code."""
+
+from __future__ import annotations
+
+import ast
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import made_study
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from objectives.score import ObjectiveError
+from search import freeze
+from search.errors import FreezeDiffers, NothingToFreeze, SearchError
+from storage.db import StorageError
+from storage.trials import TrialRecord
+from train.recipe import Recipe, RecipeError
+from train.rundir import RunDir
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> made_study.MadeStudy:
+    root = tmp_path_factory.mktemp("freeze")
+    return made_study.MadeStudy(made_study.write_study_file(root), root / "studies" / "tiny", states="CCPCF")
+
+
+@pytest.fixture
+def study(made: made_study.MadeStudy, tmp_path: Path) -> tuple[Any, Path]:
+    """Configuration and a copy of the folder that a test may spoil."""
+    folder = tmp_path / "tiny"
+    shutil.copytree(made.folder, folder)
+    return made.config, folder
+
+
+def recipe_in(frozen: dict[str, Any]) -> Recipe:
+    return Recipe.model_validate_json(json.dumps(frozen["recipe"]))
+
+
+def best_number(folder: Path) -> int:
+    return int(freeze.constant(folder / "final_run.py")["origin"]["trial"])
+
+
+def test_the_best_trial_is_frozen_and_only_its_horizon_changes(study: tuple[Any, Path]) -> None:
+    config, folder = study
+    path = freeze.freeze(config, folder)
+    frozen = freeze.constant(path)
+
+    number = frozen["origin"]["trial"]
+    trial, final = RunDir(folder / "runs" / f"{number:03d}").recipe(), recipe_in(frozen)
+    assert final.model_copy(update={"examples": trial.examples}) == trial
+    assert frozen["recipe_sha256"] == final.digest
+    assert frozen["origin"]["recipe_sha256"] == trial.digest
+    assert frozen["origin"]["trials"] == {"complete": 3, "failed": 1, "pruned": 1}
+    assert frozen["origin"]["score"]["n"] == 8
+    assert {"python", "torch", "trl", "nightshift"} <= frozen["versions"].keys()
+    assert final.base.sha256
+    assert all(source.sha256 for source in final.sources)
+
+
+def test_every_value_says_where_it_comes_from(study: tuple[Any, Path]) -> None:
+    config, folder = study
+    values = freeze.constant(freeze.freeze(config, folder))["origin"]["values"]
+    assert set(Recipe.model_fields) <= values.keys()
+    assert values["examples"] == "set by the freeze"
+    assert values["max_length"] == "set in [recipe]"
+    assert values["seed"] == "set in [study]"
+    assert values["schedule"] == "default"
+    assert values["rank"].startswith("searched, one of 2, 4, 8")
+    assert values["weight.chat"] == "searched, 0 to 1"
+
+
+def test_a_prior_is_named_only_for_what_it_gave(made: made_study.MadeStudy) -> None:
+    record = record_of(0, 0.5, user_attrs={"prior": "middle"}, params={"rank": 4, "weight.chat": 0.3})
+    values = freeze.origins(made.config, record)
+    assert values["rank"] == "searched, one of 2, 4, 8; this one from the prior middle"
+    assert values["weight.chat"] == "searched, 0 to 1"
+
+
+def record_of(number: int, value: float | None, state: str = "complete", **more: Any) -> TrialRecord:
+    facts = {"params": {}, "user_attrs": {}, "rungs": {}, "constraints": {}, "started": None, "ended": None}
+    return TrialRecord(number=number, trial_id=number + 1, state=state, value=value, **{**facts, **more})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("records", "best"),
+    [
+        ([], None),
+        ([record_of(0, 0.9, "pruned"), record_of(1, 0.1)], 1),
+        ([record_of(0, 0.2), record_of(1, 0.7), record_of(2, 0.7)], 1),
+        ([record_of(0, 0.0), record_of(1, None, "failed")], 0),
+    ],
+)
+def test_the_highest_score_wins_and_of_equals_the_first(records: list[TrialRecord], best: int | None) -> None:
+    found = freeze.best_of(records)
+    assert (found.number if found else None) == best
+
+
+def test_freezing_twice_gives_the_same_file(study: tuple[Any, Path]) -> None:
+    config, folder = study
+    first = freeze.freeze(config, folder).read_bytes()
+    assert freeze.freeze(config, folder).read_bytes() == first
+    assert first.isascii()
+    assert not list(folder.glob(".*.tmp"))
+
+
+def test_check_agrees_with_what_was_just_frozen(study: tuple[Any, Path]) -> None:
+    config, folder = study
+    freeze.freeze(config, folder)
+    freeze.check(config, folder)
+
+
+def test_check_names_every_difference(study: tuple[Any, Path]) -> None:
+    config, folder = study
+    path = freeze.freeze(config, folder)
+    frozen = freeze.constant(path)
+    rank, hours = frozen["recipe"]["rank"], frozen["hours"]
+    frozen["recipe"]["rank"], frozen["hours"], frozen["versions"] = 999, 99.0, {"torch": "0.1"}
+    frozen["recipe"]["sources"][1]["weight"] = 0.125
+    path.write_text(freeze.render(frozen))
+    with pytest.raises(FreezeDiffers) as raised:
+        freeze.check(config, folder)
+    message = str(raised.value)
+    assert f"recipe.rank: 999 in final_run.py, {rank} in the study" in message
+    assert f"hours: 99.0 in final_run.py, {hours} in the study" in message
+    assert "recipe.sources[1].weight: 0.125 in final_run.py" in message
+    assert "torch" not in message
+    assert len(message.splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda text: text.replace("return 0", "return 1", 1), "was edited, or is another version's"),
+        (lambda text: text + "\nimport this\n", "was edited, or is another version's"),
+        (lambda text: text.replace("FROZEN = ", "FROZEN: dict = "), "is no final_run.py of Nightshift"),
+        (lambda text: text.replace("def main", "def def main"), "is no final_run.py of Nightshift"),
+        (lambda text: text.replace('"recipe":', '"recipe"', 1), "is no final_run.py of Nightshift"),
+        (lambda text: "", "is no final_run.py of Nightshift"),
+    ],
+)
+def test_check_refuses_a_file_with_other_code(study: tuple[Any, Path], edit: Any, says: str) -> None:
+    config, folder = study
+    path = freeze.freeze(config, folder)
+    path.write_text(edit(path.read_text()))
+    with pytest.raises(FreezeDiffers, match=says):
+        freeze.check(config, folder)
+
+
+def test_check_without_a_file_names_the_command(study: tuple[Any, Path]) -> None:
+    with pytest.raises(FreezeDiffers, match="`nightshift freeze` writes it"):
+        freeze.check(*study)
+
+
+def test_without_a_complete_trial_the_others_are_counted(tmp_path: Path) -> None:
+    file = made_study.write_study_file(tmp_path)
+    made = made_study.MadeStudy(file, tmp_path / "studies" / "tiny", states="PFR")
+    with pytest.raises(NothingToFreeze, match=r"\(1 failed, 1 pruned, 1 running\); go on with `nightshift start"):
+        freeze.freeze(made.config, made.folder)
+    assert not (made.folder / "final_run.py").exists()
+
+
+def test_without_a_database_the_command_that_makes_it_is_named(made: made_study.MadeStudy, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="nightshift start"):
+        freeze.freeze(made.config, tmp_path)
+
+
+def test_missing_files_of_the_best_trial_are_named(study: tuple[Any, Path]) -> None:
+    config, folder = study
+    number = freeze.constant(freeze.freeze(config, folder))["origin"]["trial"]
+    (folder / "runs" / f"{number:03d}" / "result.json").unlink()
+    with pytest.raises(SearchError, match=f"the files of trial {number}, the best one, are not there any more"):
+        freeze.freeze(config, folder)
+
+
+def test_changed_data_are_refused(tmp_path: Path) -> None:
+    file = made_study.write_study_file(tmp_path)
+    made = made_study.MadeStudy(file, tmp_path / "studies" / "tiny", states="C")
+    with open(tmp_path / "plain.jsonl", "a") as data:
+        data.write('{"prompt": "new", "response": "row"}\n')
+    with pytest.raises(RecipeError, match="plain"):
+        freeze.freeze(made.config, made.folder)
+
+
+def test_missing_prompts_are_named(tmp_path: Path) -> None:
+    file = made_study.write_study_file(tmp_path)
+    made = made_study.MadeStudy(file, tmp_path / "studies" / "tiny", states="C")
+    (tmp_path / "prompts.jsonl").unlink()
+    with pytest.raises(ObjectiveError, match=r"prompts\.jsonl cannot be read"):
+        freeze.freeze(made.config, made.folder)
+
+
+# Injection
+
+NASTY = st.sampled_from(
+    [
+        '"""',
+        "'''",
+        '")\nimport os\n("',
+        '""")\nraise SystemExit\nr"""',
+        "\\",
+        '\\"',
+        '\\\\"""',
+        "\\u0022\\u0022\\u0022",
+        "\\N{QUOTATION MARK}",
+        "{}",
+        "%s",
+        "\r\n",
+        "\x00",
+        "\x0c",
+        "\u2028\u2029\x85",
+        "\ud800",
+        "\U0001f600",
+        "# -*- coding: utf-7 -*-",
+        "{% raw %}",
+        "FROZEN = json.loads(r",
+    ]
+)
+TEXTS = st.one_of(st.text(max_size=20), st.lists(NASTY, max_size=4).map("".join))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=12,
+)
+TEMPLATE = freeze.TEMPLATE.read_text(encoding="utf-8")
+
+
+def without_constant(source: str) -> tuple[str, str]:
+    """Independent of search.freeze: the tree with the argument of FROZEN's json.loads left out, and that argument."""
+    tree = ast.parse(source)
+    (assign,) = [n for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "FROZEN"]
+    assert isinstance(assign.value, ast.Call)
+    (constant,) = assign.value.args
+    assert isinstance(constant, ast.Constant)
+    value, constant.value = constant.value, None
+    return ast.dump(tree), value
+
+
+@settings(max_examples=250, deadline=None)
+@given(st.dictionaries(TEXTS, VALUES, max_size=4))
+def test_whatever_is_frozen_stays_data(frozen: dict[str, Any]) -> None:
+    text = freeze.render(frozen)
+    code, value = without_constant(text)
+    assert code == without_constant(TEMPLATE)[0]
+    assert json.loads(value) == frozen
+    assert text.isascii()
+    assert "'" not in value
+    assert '"""' not in value
+    compile(text, "final_run.py", "exec")
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(TEXTS.filter(lambda text: text.isprintable() or "\n" in text), min_size=1, max_size=3))
+def test_a_recipe_comes_out_as_it_went_in(texts: list[str]) -> None:
+    text = "".join(texts).encode("utf-8", "replace").decode()
+    recipe = Recipe.model_validate_json(
+        json.dumps(
+            {
+                "base": {"model": f"m{text}"},
+                "sources": [{"name": "a", "path": text}],
+                "examples": 16,
+                "chat_template": text,
+            }
+        )
+    )
+    frozen = {"recipe": recipe.model_dump(mode="json")}
+    assert recipe_in(json.loads(without_constant(freeze.render(frozen))[1])) == recipe
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_numbers_that_json_lacks_are_refused(number: float) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        freeze.render({"hours": number})
