@@ -7,12 +7,13 @@ READY := $(VENV)/.installed
 # One thread a test process: two busy cores and two OpenMP threads each are far slower than one.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install rehearse check test test-slow clean
+.PHONY: help install rehearse check test test-slow bench-rehearsal clean
 
 help:
 	@echo "make rehearse   the whole line on a tiny embedded model, on the CPU, in minutes"
 	@echo "make test       checks and tests"
 	@echo "make test-slow  the suites that take longer: random kills, ten seeds"
+	@echo "make bench-rehearsal   ten seeds of the rehearsal, half an hour"
 	@echo "make check      ruff, mypy --strict, import contracts"
 	@echo "make clean      removes the environment and the caches of the tools"
 
@@ -37,6 +38,9 @@ test: check
 
 test-slow: check
 	$(TEST_ENV) $(BIN)/pytest -m slow
+
+bench-rehearsal: $(READY)
+	XDG_CACHE_HOME=$$(mktemp -d) $(BIN)/python benchmarks/rehearsal.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info

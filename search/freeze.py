@@ -66,13 +66,13 @@ def check(config: StudyConfig, folder: Path) -> None:
     """
     path = folder / FILE
     if not path.exists():
-        raise FreezeDiffers(f"{path} is not there; `nightshift freeze` writes it")
+        raise FreezeDiffers(f"{path} is not there; {_command(path)} writes it")
     written, now = constant(path), compose(config, folder)
     for value in (written, now):
         value.pop("versions", None)
     if differences := list(_differences(written, now)):
         lines = "\n".join(f"  {line}" for line in differences)
-        raise FreezeDiffers(f"{path} is not what the study says now; `nightshift freeze` writes it anew:\n{lines}")
+        raise FreezeDiffers(f"{path} is not what the study says now; {_command(path)} writes it anew:\n{lines}")
 
 
 def render(frozen: Json) -> str:
@@ -98,15 +98,15 @@ def constant(path: Path) -> Json:
         code, value = _dissect(path.read_bytes())
         frozen = json.loads(value)
     except (SyntaxError, ValueError) as error:
-        raise FreezeDiffers(
-            f"{path} is no final_run.py of Nightshift ({error}); `nightshift freeze` writes one"
-        ) from None
+        raise FreezeDiffers(f"{path} is no final_run.py of Nightshift ({error}); {_command(path)} writes one") from None
     if code != _template_code():
-        raise FreezeDiffers(
-            f"the code of {path} was edited, or is another version's; `nightshift freeze` writes it anew"
-        )
+        raise FreezeDiffers(f"the code of {path} was edited, or is another version's; {_command(path)} writes it anew")
     assert isinstance(frozen, dict), path
     return frozen
+
+
+def _command(path: Path) -> str:
+    return f"`nightshift freeze {path.parent.name}`"
 
 
 # The file as a syntax tree

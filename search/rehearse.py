@@ -147,8 +147,14 @@ def _search(study: StudyConfig, folder: Path, show: Show) -> None:
 
 
 def _final_run(path: Path) -> None:
-    """Run the frozen file as a user would; what it says goes to the terminal."""
-    code = subprocess.run([sys.executable, str(path)], check=False).returncode
+    """Run the frozen file as a user would; what it says goes to the terminal. An interrupt is for it to answer."""
+    process = subprocess.Popen([sys.executable, str(path)])
+    while True:
+        try:
+            code = process.wait()
+            break
+        except KeyboardInterrupt:  # the terminal sent it to the final run, too, which saves and ends
+            continue
     if code in (128 + signal.SIGINT, 128 + signal.SIGTERM):
         raise KeyboardInterrupt
     if code:

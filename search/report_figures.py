@@ -145,6 +145,7 @@ def rungs(curves: Sequence[Curve], best: str | None, pruned: frozenset[str]) -> 
             labelled.add(kind)
             axes.plot(x, y, color=colour, linewidth=width, linestyle=dashes, marker="o", markersize=3, label=label)
         _label(axes, palette, "share of the horizon (%)", "probe (bits per byte)")
+        axes.set_yscale("log")  # one trial that diverged would flatten all the others
         axes.set_xlim(0, 104)
         _legend(axes, palette)
         return figure

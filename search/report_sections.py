@@ -349,9 +349,9 @@ def _memory(records: Records) -> Iterator[Block]:
             result = run.result or {}
             planned = run.planned
             trainable = _count(planned.trainable_parameters if planned else None)
-            peak = _mib(planned.peak_bytes if planned else None)
+            peak = _bytes(planned.peak_bytes if planned else None)
             rows.append((f"{name}: trainable parameters", trainable, _count(result.get("trainable_parameters"))))
-            rows.append((f"{name}: peak memory", peak, _mib(result.get("peak_memory_bytes"))))
+            rows.append((f"{name}: peak memory", peak, _bytes(result.get("peak_memory_bytes"))))
     if not rows:
         yield Missing("No trial is complete yet.", _start(records))
         return
@@ -383,8 +383,8 @@ def _layers(planned: Plan) -> Table:
 
 
 def _categories(planned: Plan) -> Table:
-    rows: list[Sequence[str]] = [(name, _mib(size)) for name, size in planned.memory.items() if size]
-    rows.append((f"peak, in the {planned.peak_stage} stage", _mib(planned.peak_bytes)))
+    rows: list[Sequence[str]] = [(name, _bytes(size)) for name, size in planned.memory.items() if size]
+    rows.append((f"peak, in the {planned.peak_stage} stage", _bytes(planned.peak_bytes)))
     return Table(("memory of the best trial", "planned"), rows, "lr", strong=len(rows) - 1)
 
 
@@ -398,7 +398,8 @@ def _budget(records: Records) -> Iterator[Block]:
         return
     study = records.study
     lost = [a for a in records.attempts if a.outcome == "abandoned"]
-    losses = f" What {len(lost)} of them paid before they were killed stays charged, as lost." if lost else ""
+    killed = "1 attempt was" if len(lost) == 1 else f"{len(lost)} attempts were"
+    losses = f" {killed} killed; what had been paid for stays charged, as lost." if lost else ""
     yield Paragraph(
         f"{_duration(study.spent_s)} of {_duration(study.budget_s)} are charged to the search, in "
         f"{len(records.attempts)} attempts.{losses} The final run is not part of this budget."
@@ -440,8 +441,8 @@ def _evaluation(records: Records) -> Iterator[Block]:
 
 def _metrics(final: Json) -> Table:
     head = ["IFEval"]
-    for name in HALVES.values():
-        head += [f"{name}: base", "final run"]
+    for half in HALVES:
+        head += [f"{half}: base", f"{half}: final"]
     rows = []
     for metric, label in METRICS.items():
         scores = [_score(final, key, half) for half in HALVES for key in ("base_scores", "scores")]
@@ -481,8 +482,8 @@ def _speed(final: Json) -> Iterator[Block]:
         rows = [
             ("parameters, base model and adapter", _count(size["total_parameters"])),
             ("of them trainable", _count(size["trainable_parameters"])),
-            ("adapter on disk", _mib(size["adapter_bytes"])),
-            ("weights in memory, 4 bits", _mib(size["loaded_bytes"])),
+            ("adapter on disk", _bytes(size["adapter_bytes"])),
+            ("weights in memory, 4 bits", _bytes(size["loaded_bytes"])),
         ]
         yield Table(("size", ""), rows, "lr")
 
@@ -561,9 +562,11 @@ def _count(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
 
 
-def _mib(size: int | None) -> str:
+def _bytes(size: int | None) -> str:
     if not size:
         return ""
+    if size < 2**20:
+        return f"{size / 2**10:,.1f} KiB"
     return f"{size / 2**30:.2f} GiB" if size >= 10 * 2**30 else f"{size / 2**20:,.1f} MiB"
 
 

@@ -58,6 +58,8 @@ class Study:
             pruner=pruner(config.pruner),
             load_if_exists=True,
         )
+        if study.metric_names is None:
+            study.set_metric_names(["IFEval prompts followed, strict"])
         opened = cls(study, config)
         opened._check_identity(identity(config, survey))
         opened._enqueue_priors()
@@ -104,8 +106,8 @@ class Study:
         self.optuna.tell(trial.number, score, state=TrialState.COMPLETE)
 
     def prune(self, trial: OpenTrial) -> None:
-        """End a trial that a rung stopped."""
-        self.optuna.tell(trial.number, state=TrialState.PRUNED)
+        """End a trial that a rung stopped, without a value: `tell` would take its last rung for a score."""
+        self.optuna._storage.set_trial_state_values(trial.handle._trial_id, TrialState.PRUNED)
 
     def fail(self, trial: OpenTrial, reason: str) -> None:
         """End a trial that cannot be finished; it is recorded with its reason and never tried again."""

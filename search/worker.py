@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import logging
 import os
 import signal
 import sys
@@ -283,7 +282,6 @@ def main(arguments: list[str]) -> int:
     runs, token, parent, device = arguments
     die_with_parent(int(parent))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it reports kernels that it can do without
     return Worker(Path(runs), token, device).serve()
 
 

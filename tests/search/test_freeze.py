@@ -151,7 +151,7 @@ def test_check_refuses_a_file_with_other_code(study: tuple[Any, Path], edit: Any
 
 
 def test_check_without_a_file_names_the_command(study: tuple[Any, Path]) -> None:
-    with pytest.raises(FreezeDiffers, match="`nightshift freeze` writes it"):
+    with pytest.raises(FreezeDiffers, match="`nightshift freeze tiny` writes it"):
         freeze.check(*study)
 
 

@@ -1,0 +1,275 @@
+"""final_run.py as a user runs it: the one at the top of the repository, and a frozen one, killed and started again."""
+
+from __future__ import annotations
+
+import ast
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import made_study
+import pytest
+
+from search import freeze
+from train import final
+from train.recipe import Recipe
+from train.rundir import RunDir, read_json
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+DEFAULT = REPOSITORY / "final_run.py"
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def start(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    """Start the file of a folder, from another folder."""
+    return subprocess.Popen(
+        [sys.executable, str(folder / "final_run.py"), *arguments],
+        cwd="/",
+        env={**ENVIRONMENT, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(folder: Path, *arguments: str, **environment: str) -> tuple[int, str, str]:
+    process = start(folder, *arguments, **environment)
+    out, error = process.communicate(timeout=120)
+    return process.returncode, out, error
+
+
+def refused(folder: Path, *arguments: str, **environment: str) -> str:
+    """What a start says that is refused: exit code 2, one message, no traceback."""
+    code, out, error = run(folder, *arguments, **environment)
+    assert (code, out) == (2, "")
+    assert error.startswith("final_run: ")
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    return error
+
+
+# The default
+
+
+def code_of(path: Path) -> str:
+    """Its syntax tree without docstring and constant."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docstring = tree.body.pop(0)
+    assert isinstance(docstring, ast.Expr)
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "FROZEN":
+            assert isinstance(node.value, ast.Call)
+            node.value.args = []
+    return ast.dump(tree)
+
+
+def test_the_default_is_the_template_with_another_docstring_and_recipe() -> None:
+    assert code_of(DEFAULT) == code_of(freeze.TEMPLATE)
+    text = DEFAULT.read_text(encoding="utf-8")
+    assert text.isascii()
+    assert "chosen by hand, not searched" in text.partition('"""\n\n')[0]
+
+
+def test_it_can_be_read_in_one_sitting() -> None:
+    assert len(freeze.TEMPLATE.read_text(encoding="utf-8").splitlines()) < 180
+    modules = {
+        node.module.partition(".")[0] if isinstance(node, ast.ImportFrom) and node.module else ""
+        for node in ast.walk(ast.parse(freeze.TEMPLATE.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom)
+    }
+    assert modules <= {*sys.stdlib_module_names, "train", "objectives"}
+
+
+def frozen_in(path: Path) -> dict[str, Any]:
+    (text,) = re.findall(r'^FROZEN = json\.loads\(r"""(.*?)"""\)', path.read_text(), flags=re.DOTALL | re.MULTILINE)
+    return dict(json.loads(text))
+
+
+def test_the_default_recipe_is_complete_and_pinned() -> None:
+    frozen = frozen_in(DEFAULT)
+    recipe = Recipe.model_validate_json(json.dumps(frozen["recipe"]))
+    assert set(frozen["recipe"]) == set(Recipe.model_fields)
+    assert frozen["recipe_sha256"] == recipe.digest
+    assert recipe.base.revision
+    assert all(source.revision for source in recipe.sources)
+    assert recipe.examples % recipe.batch_size == 0
+    assert frozen["hours"] == 24.0
+    assert frozen["origin"]["how"] == "chosen by hand"
+
+
+def test_the_default_is_frozen_with_the_versions_that_are_installed_here() -> None:
+    pinned = dict(line.split("==") for line in (REPOSITORY / "constraints.txt").read_text().split() if "==" in line)
+    versions = {name: version for name, version in frozen_in(DEFAULT)["versions"].items() if name != "nightshift"}
+    assert versions == {name: pinned[name] for name in versions}
+
+
+def test_without_a_cuda_device_the_default_says_so_and_writes_nothing(tmp_path: Path) -> None:
+    shutil.copy(DEFAULT, tmp_path)
+    message = refused(tmp_path, PATH="/nowhere")
+    assert "needs a CUDA device" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["final_run.py"]
+
+
+# A frozen one
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> made_study.MadeStudy:
+    """A study on a real model, whose best trial is frozen."""
+    root = tmp_path_factory.mktemp("final")
+    file = made_study.write_study_file(root, examples=480)
+    made = made_study.MadeStudy(file, root / "studies" / "tiny", states="CC")
+    freeze.freeze(made.config, made.folder)
+    return made
+
+
+@pytest.fixture
+def folder(world: made_study.MadeStudy, tmp_path: Path) -> Path:
+    """A folder with the frozen file alone."""
+    shutil.copy(world.folder / "final_run.py", tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def done(world: made_study.MadeStudy) -> Path:
+    """The run: stopped by SIGTERM, killed some steps after a checkpoint, and gone on with to its end."""
+    stop_at(world.folder, step=9, number=signal.SIGTERM, code=143)
+    assert "of 60, loss" in run(world.folder, "--status")[1]
+    stop_at(world.folder, step=33, number=signal.SIGKILL, code=-signal.SIGKILL)
+    code, out, error = run(world.folder)
+    assert code == 0, error
+    assert "half that it never saw (12)" in out
+    return world.folder
+
+
+def stop_at(folder: Path, step: int, number: int, code: int) -> None:
+    """Start, send a signal once that step is recorded, and wait for the end."""
+    process, events = start(folder), RunDir(folder / "final")
+    deadline = time.monotonic() + 100
+    while process.poll() is None and max([e.get("step", 0) for e in events.read_events()], default=0) < step:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == code, error
+    assert number == signal.SIGKILL or "start it again" in error
+    assert not events.result.exists()
+
+
+def test_its_adapter_is_that_of_a_run_without_interruption(done: Path, tmp_path: Path) -> None:
+    recipe, whole = RunDir(done / "final").recipe(), RunDir(tmp_path / "final")
+    whole.path.mkdir()
+    with final.Signals() as signals:
+        final.train_within(
+            recipe, whole, "cpu", hours=1.0, checkpoint_every_s=1e9, signals=signals, show=lambda _: None
+        )
+    name = "adapter_model.safetensors"
+    assert (done / "final" / "adapter" / name).read_bytes() == (whole.adapter / name).read_bytes()
+    resumed = [event["step"] for event in RunDir(done / "final").read_events() if event["event"] == "resumed"]
+    assert len(resumed) == 2
+    assert resumed[1] > resumed[0] >= 9
+
+
+def test_a_run_is_trained_scored_and_measured(done: Path) -> None:
+    result = read_json(RunDir(done / "final").result)
+    assert result is not None
+    assert result["outcome"] == "completed"
+    assert result["examples"] == RunDir(done / "final").recipe().examples
+    assert {half: score["prompt_strict"]["n"] for half, score in result["scores"].items()} == {
+        "search": 12,
+        "sealed": 12,
+        "all": 24,
+    }
+    assert result["base_scores"].keys() == result["scores"].keys()
+    assert result["latency"]["runs"] == 10
+    assert result["size"]["trainable_parameters"] == result["trainable_parameters"]
+    assert result["recipe_sha256"] == frozen_in(done / "final_run.py")["recipe_sha256"]
+    assert result["versions"] == frozen_in(done / "final_run.py")["versions"]
+    assert len(RunDir(done / "final").samples.read_text().splitlines()) == 24
+
+
+def test_a_second_start_only_shows_the_result(done: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (done / "final").rglob("*")}
+    began = time.monotonic()
+    code, out, _ = run(done)
+    assert (code, "IFEval" in out) == (0, True)
+    assert run(done, "--status")[1] == out
+    assert time.monotonic() - began < 10
+    assert {path: path.stat().st_mtime_ns for path in (done / "final").rglob("*")} == before
+
+
+def test_before_the_first_start_the_status_says_so(folder: Path) -> None:
+    assert run(folder, "--status") == (0, "not a step is made yet\n", "")
+    assert not (folder / "final").exists()
+
+
+def test_two_runs_in_one_folder_are_refused(folder: Path) -> None:
+    (folder / "final").mkdir()
+    with open(folder / "final" / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another process is at work" in refused(folder)
+
+
+def edit(folder: Path, old: str, new: str) -> None:
+    path = folder / "final_run.py"
+    text = path.read_text()
+    assert text.count(old) == 1, text.count(old)
+    path.write_text(text.replace(old, new))
+
+
+def test_an_edited_recipe_is_refused_unless_it_is_meant(folder: Path) -> None:
+    edit(folder, '"max_length": 64', '"max_length": 48')
+    assert "was edited: freeze it again, or confirm it with --edited" in refused(folder)
+    assert run(folder, "--status", "--edited")[0] == 0
+
+
+def test_a_recipe_that_is_none_is_refused(folder: Path) -> None:
+    edit(folder, '"max_length": 64', '"max_length": "long"')
+    code, out, error = run(folder, "--edited")
+    assert (code, out) == (2, "")
+    assert "max_length" in error
+    assert "Traceback" not in error
+
+
+def test_other_versions_are_named_and_refused(folder: Path) -> None:
+    version = frozen_in(folder / "final_run.py")["versions"]["trl"]
+    edit(folder, f'"trl": "{version}"', '"trl": "0.0.1"')
+    assert f"versions differ (trl {version} instead of 0.0.1)" in refused(folder)
+    edit(folder, '"trl": "0.0.1"', '"no-such-library": "1.0"')
+    assert "no-such-library none instead of 1.0" in refused(folder)
+
+
+def test_missing_prompts_are_named(folder: Path, world: made_study.MadeStudy) -> None:
+    edit(folder, "prompts.jsonl", "elsewhere.jsonl")
+    assert "elsewhere.jsonl are not there" in refused(folder)
+
+
+def test_other_prompts_are_refused(folder: Path, world: made_study.MadeStudy) -> None:
+    shutil.copy(world.config.objective.prompts, folder / "mine.jsonl")
+    with open(folder / "mine.jsonl", "a") as file:
+        file.write("\n")
+    edit(folder, str(world.config.objective.prompts), "mine.jsonl")
+    assert "is not the file that was frozen" in refused(folder)
+
+
+def test_data_that_changed_are_refused(folder: Path, world: made_study.MadeStudy, tmp_path: Path) -> None:
+    changed = tmp_path / "plain.jsonl"
+    shutil.copy(str(world.config.data[0].path), changed)
+    with open(changed, "a") as file:
+        file.write('{"prompt": "new", "response": "row"}\n')
+    edit(folder, str(world.config.data[0].path), str(changed))
+    assert "plain" in refused(folder, "--edited")
+
+
+def test_a_folder_with_the_run_of_another_recipe_is_refused(folder: Path, world: made_study.MadeStudy) -> None:
+    other = RunDir(world.folder / "runs" / "base").recipe().model_copy(update={"rank": 64})
+    RunDir(folder / "final").create(other)
+    assert "holds the run of another recipe; move it away: mv " in refused(folder)
