@@ -17,6 +17,7 @@ import re
 import secrets
 import socketserver
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
@@ -77,7 +78,9 @@ class Dashboard:
         return f"http://{HOST}:{self.port}/?token={self.token}"
 
     def serve(self) -> None:
-        """Answer requests, each in its own thread."""
+        """Answer requests, each in its own thread, without Optuna's warnings about what its pages show."""
+        warnings.filterwarnings("ignore", module=r"optuna\.")
+        warnings.filterwarnings("ignore", category=UserWarning, message=".*may be inaccurate.*")
         self._server.serve_forever(poll_interval=0.2)
 
     def stop(self) -> None:

@@ -16,9 +16,8 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
-from storage.ledger import Holder, alive
-
 from search.worker import ASSIGNMENT
+from storage.ledger import Holder, alive
 from train.rundir import Json, read_json, write_json
 
 QUIT_PATIENCE_S = 5.0

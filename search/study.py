@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,7 +60,8 @@ class Study:
             load_if_exists=True,
         )
         if study.metric_names is None:
-            study.set_metric_names(["IFEval prompts followed, strict"])
+            with _experimental():
+                study.set_metric_names(["IFEval prompts followed, strict"])
         opened = cls(study, config)
         opened._check_identity(identity(config, survey))
         opened._enqueue_priors()
@@ -145,14 +147,21 @@ class Study:
 
 def sampler(seed: int, number: int) -> optuna.samplers.TPESampler:
     """TPE for trial `number`: multivariate, with conditional parameters in groups of their own."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)  # of `group`
+    with _experimental():  # `group` is
         return optuna.samplers.TPESampler(
             seed=(seed * 1_000_003 + number) % 2**32,
             n_startup_trials=STARTUP_TRIALS,
             multivariate=True,
             group=True,
         )
+
+
+@contextmanager
+def _experimental() -> Iterator[None]:
+    """Without the warning that a part of Optuna may change: its version is pinned."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        yield
 
 
 def pruner(section: PrunerSection) -> optuna.pruners.BasePruner:

@@ -133,7 +133,7 @@ def test_init_in_what_is_no_folder_and_with_an_unknown_preset(tmp_path: Path) ->
 
 
 def test_a_bad_file_gives_one_line_for_each_error_and_writes_nothing(tmp_path: Path) -> None:
-    text = home.preset("rehearsal").replace("trials = 14", 'trials = "14"').replace("[machine]", "[machin]")
+    text = home.preset("rehearsal").replace("trials = 20", 'trials = "20"').replace("[machine]", "[machin]")
     (tmp_path / "study.toml").write_text(text)
     before = files(tmp_path)
     answer = process("start", "study.toml")
