@@ -145,12 +145,23 @@ def worker_pid(study: view.StudyView) -> int:
     return int(order["pid"])
 
 
-def test_the_budget_is_never_exceeded_and_more_of_it_lets_the_study_go_on(long_study: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "tiny"
-    ending = work(long_study, folder, budget_s=14.0)
-    assert "budget" in ending
-    assert ledger(folder).spent_s() <= 14.0
-    assert work(long_study, folder, budget_s=600.0) == "all 1 trials are done"
+@pytest.fixture(scope="module")
+def endless_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One trial that no test sees the end of."""
+    return tiny.write_study(tmp_path_factory.mktemp("endless"), trials=1, examples=400_000)
+
+
+def test_the_budget_is_never_exceeded_and_more_of_it_lets_the_trial_go_on(endless_study: Path, tmp_path: Path) -> None:
+    folder, steps = tmp_path / "tiny", [0]
+    for budget_s in (16.0, 32.0):
+        assert "budget" in work(endless_study, folder, budget_s=budget_s)
+        assert ledger(folder).spent_s() <= budget_s
+        (trial,) = view.read(folder).trials
+        assert trial.state == "interrupted"
+        result = read_json(RunDir(folder / "runs" / "000").result)
+        assert result is not None
+        assert result["steps"] > steps[-1]
+        steps.append(result["steps"])
 
 
 def test_a_study_has_one_service(long_study: Path, tmp_path: Path) -> None:
@@ -166,9 +177,9 @@ def test_a_study_has_one_service(long_study: Path, tmp_path: Path) -> None:
     assert refused == ["tiny"]
 
 
-def test_the_deadline_stops_the_trial_and_keeps_it(long_study: Path, tmp_path: Path) -> None:
+def test_the_deadline_stops_the_trial_and_keeps_it(endless_study: Path, tmp_path: Path) -> None:
     deadline = time.time() + 14.0
-    assert work(long_study, tmp_path / "tiny", deadline=deadline) == "the deadline is reached"
+    assert work(endless_study, tmp_path / "tiny", deadline=deadline) == "the deadline is reached"
     assert time.time() < deadline
 
 
