@@ -115,9 +115,9 @@ def run(place: Path, seed: int, show: Show) -> Rehearsed:
 
 def _has_world(world: Path, seed: int) -> bool:
     facts = read_json(world / "world.json")
-    if facts is not None and facts["seed"] != seed:
+    if facts is not None and (made := facts["made_by"]["seed"]) != seed:
         raise SearchError(
-            f"{world.parent} holds the rehearsal of seed {facts['seed']}; go on with --seed {facts['seed']}, "
+            f"{world.parent} holds the rehearsal of seed {made}; go on with --seed {made}, "
             "or rehearse in another folder with --home"
         )
     return facts is not None

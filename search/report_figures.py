@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from objectives.score import Measure
 from search.report_pages import Picture
@@ -146,6 +146,9 @@ def rungs(curves: Sequence[Curve], best: str | None, pruned: frozenset[str]) -> 
             axes.plot(x, y, color=colour, linewidth=width, linestyle=dashes, marker="o", markersize=3, label=label)
         _label(axes, palette, "share of the horizon (%)", "probe (bits per byte)")
         axes.set_yscale("log")  # one trial that diverged would flatten all the others
+        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(0, 104)
         _legend(axes, palette)
         return figure

@@ -19,6 +19,7 @@ from search import view
 from search.budget import LEASE_S
 from storage import db
 from storage.ledger import Attempt, Holder, Ledger, alive
+from train.rehearsal import make_world
 from train.rundir import RunDir, read_json
 
 KILLS = 20
@@ -90,6 +91,7 @@ def overcharge(attempt: Attempt, kills: list[Kill]) -> float:
 @pytest.mark.parametrize("seed", [int(os.environ.get("KILL_SEED", "0"))])
 def test_twenty_random_kills_lose_nothing_and_overcharge_at_most_a_lease_each(seed: int, tmp_path: Path) -> None:
     home = tmp_path / "home"
+    make_world(home / "world", 0)  # it takes longer than most stretches between two kills
     kills = kill_at_random(home, tmp_path / "log", random.Random(seed))
     folder = home / "studies" / "rehearsal"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from typer.testing import CliRunner
 
 from search import home
 from search.cli import GO_ON, app
+from train.rehearsal import make_world
 
 FILES = ["report.html", "report.md", "final_run.py", "final/adapter/adapter_model.safetensors"]
 
@@ -23,8 +23,7 @@ FILES = ["report.html", "report.md", "final_run.py", "final/adapter/adapter_mode
 def place(tmp_path: Path) -> Path:
     """A rehearsal whose world is made and whose study is the tiny one."""
     tiny.write_study(tmp_path, name="rehearsal", trials=1, examples=16, final_hours=0.0005)
-    (tmp_path / "world").mkdir()
-    (tmp_path / "world" / "world.json").write_text(json.dumps({"seed": 0}))
+    make_world(tmp_path / "world", 0, steps=1)
     return tmp_path
 
 
@@ -43,7 +42,6 @@ def interrupted_at(text: str, place: Path) -> tuple[int, str]:
         return running.returncode, said.splitlines()[-1]
 
 
-@pytest.mark.slow
 def test_an_interrupted_rehearsal_goes_on_and_shows_what_came_out(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert interrupted_at("trial 0 started", place) == (130, GO_ON)
     folder = place / "studies" / "rehearsal"
@@ -62,12 +60,12 @@ def test_an_interrupted_rehearsal_goes_on_and_shows_what_came_out(place: Path, m
 
 
 def test_a_rehearsal_of_another_seed_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "world").mkdir()
-    (tmp_path / "world" / "world.json").write_text('{"seed": 4}')
+    make_world(tmp_path / "world", 4, steps=1)
+    before = sorted(tmp_path.rglob("*"))
     answer = CliRunner().invoke(app, ["rehearse", "--home", str(tmp_path), "--seed", "5"])
     assert answer.exit_code == 2
     assert f"{tmp_path} holds the rehearsal of seed 4; go on with --seed 4, or rehearse in another" in answer.stderr
-    assert sorted(tmp_path.rglob("*")) == [tmp_path / "world", tmp_path / "world" / "world.json"]
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_the_preset_names_one_seed_that_a_rehearsal_can_replace() -> None:
