@@ -44,7 +44,6 @@ def run(
     """
     found = survey.survey(config)
     with service.claim(folder) as claim, _signals() as asked, db.storage_errors(folder / "study.db"):
-        write_atomic(folder / "study.toml", config.portable_text)
         runs = folder / "runs"
         runs.mkdir(exist_ok=True)
         end_orphan(runs)
@@ -53,6 +52,7 @@ def run(
         for attempt in ledger.open_attempts():
             ledger.abandon(attempt.id, "the service ended without closing it")
         study = Study.open(trials.open_storage(folder / "study.db"), config, found)
+        write_atomic(folder / "study.toml", config.portable_text)  # not before the study has taken it
         claim.announce(trials_wanted=config.study.trials, budget_s=budget_s, until=until)
         night = Night(config, folder, found, study, ledger, budget_s, deadline, observe, asked)
         try:

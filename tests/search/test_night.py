@@ -76,6 +76,7 @@ def test_a_study_runs_to_its_end_and_says_what_it_did(study_file: Path, tmp_path
     changed.write_text(study_file.read_text().replace("high = 1e-1", "high = 2e-1"))
     with pytest.raises(StudyChanged, match=r"(?s)new name.*-space\.learning_rate\.high = 0\.1.*\+.*= 0\.2"):
         work(changed, folder)
+    assert "2e-1" not in (folder / "study.toml").read_text()
 
 
 class Interrupt:
