@@ -83,7 +83,8 @@ def kill_at_random(home: Path, log: Path, dice: random.Random) -> list[Kill]:
 def overcharge(attempt: Attempt, kills: list[Kill]) -> float:
     """Seconds charged to an attempt that never said how it ended, beyond the kill that ended it."""
     opened = attempt.opened_at.timestamp()
-    return attempt.charged_s - (min(k.at for k in kills if k.at >= opened - CLOCKS_S) - opened)
+    ended = min(k.at for k in kills if k.at >= opened and k.target != "worker")
+    return attempt.charged_s - (ended - opened)
 
 
 @pytest.mark.slow
