@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,9 @@ def _importances(storage: Any, name: str) -> dict[str, float]:
     if len(scores) < LEAST_TRIALS or len(set(scores)) < 2:
         return {}
     try:
-        return optuna.importance.get_param_importances(study)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # about parameters that few trials have
+            return optuna.importance.get_param_importances(study)
     except (ValueError, RuntimeError):  # what its evaluators raise where they find nothing to compare
         return {}
 
