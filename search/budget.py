@@ -6,6 +6,7 @@ without a GPU: seconds of the worker's process) unless a name says otherwise.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,7 +36,7 @@ class Decision:
 
 def decide(standing: Standing) -> Decision:
     """What to do now with a running attempt. What is paid ahead never exceeds LEASE_S, nor the limit what is spent."""
-    unpaid = max(0.0, standing.limit_s - standing.spent_s)
+    unpaid = unpaid_s(standing.limit_s, standing.spent_s)
     due = standing.lease_left_s <= LEASE_S - PAYMENT_S
     pay = min(PAYMENT_S, unpaid) if due else 0.0
     if standing.deadline_s is not None and standing.deadline_s <= standing.reserve_s:
@@ -43,6 +44,11 @@ def decide(standing: Standing) -> Decision:
     if max(0.0, standing.lease_left_s) + unpaid <= standing.reserve_s:
         return Decision(pay, "budget")
     return Decision(pay, "")
+
+
+def unpaid_s(limit_s: float, spent_s: float) -> float:
+    """What may still be paid, in whole milliseconds: the ledger rounds up, so a residue of floats would not fit."""
+    return max(0, math.floor(1000 * (limit_s - spent_s) + 1e-6)) / 1000
 
 
 def may_start(limit_s: float, spent_s: float, deadline_s: float | None, reserve_s: float = START_RESERVE_S) -> str:

@@ -219,7 +219,7 @@ class Night:
         if self.worker is None:
             log, machine = self.folder / "worker.log", self.config.machine
             self.worker = Worker.start(run.path.parent, log, threads=machine.threads, device=machine.device)
-        lease = min(budget.LEASE_S, self.budget_s - self.ledger.spent_s())
+        lease = min(budget.LEASE_S, budget.unpaid_s(self.budget_s, self.ledger.spent_s()))
         number = trial.number if trial else None
         return self.ledger.open_attempt(
             trial=number, run=run.path.name, holder=self.worker.holder, lease_s=lease, limit_s=self.budget_s

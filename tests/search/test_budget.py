@@ -84,3 +84,7 @@ def test_the_forecast_is_the_mean_trial_and_never_more_than_the_budget() -> None
 def test_hours_show_seconds() -> None:
     assert hours(3600) == "1"
     assert hours(90) == "0.025"
+
+
+def test_a_residue_of_floats_is_not_paid() -> None:
+    assert decide(Standing(16.0, 16.0 - 2e-15, 4.0, None, reserve_s=3.0)) == Decision(0, "")
