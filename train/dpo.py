@@ -26,6 +26,10 @@ def dpo_trainer(
     recipe: Recipe, stage: Stage, start: int, loaded: LoadedBase, model: Any, rows: Any, folder: str
 ) -> DPOStage:
     """A trainer of the DPO stage from step `start` on. `model` must hold the reference's weights at this moment."""
-    config = trl.DPOConfig(**arguments(recipe, stage, start, loaded, folder), beta=recipe.dpo_beta)
+    config = trl.DPOConfig(
+        **arguments(recipe, stage, start, loaded, folder),
+        max_length=None,  # TRL would cut at 1,024 tokens
+        beta=recipe.dpo_beta,
+    )
     left = rows_left(rows, recipe, stage, start)
     return DPOStage(recipe, stage, start, loaded, model, args=config, train_dataset=left)

@@ -139,7 +139,8 @@ class _Attempt:
 
     def go(self) -> None:
         """Make the steps that are left, and the adapter's files."""
-        self.model = fresh_adapter(self.base, self.recipe)
+        with self.seconds.phase("train"):
+            self.model = fresh_adapter(self.base, self.recipe)
         if self.checkpoint:
             set_adapter_tensors(self.model, self.checkpoint.adapter())
             self.run.append_event({"event": "resumed", "step": self.position.step})

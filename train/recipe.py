@@ -99,7 +99,8 @@ class Recipe(Frozen):
     max_grad_norm: Annotated[float, Field(gt=0.0)] = 1.0
     optimizer: Optimizer = "adamw"
     batch_size: Annotated[int, Field(ge=1)] = 16  # examples an optimizer step
-    micro_batch_size: Annotated[int, Field(ge=1)] = 1  # examples a forward pass
+    micro_batch_size: Annotated[int, Field(ge=1)] = 1  # examples of full length a forward pass
+    packing: bool = True  # several short examples in the place of a long one, in the sft stage; see train.packing
     gradient_checkpointing: bool = False
 
     dpo_share: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0  # share of the horizon given to DPO; 0: no DPO stage

@@ -62,7 +62,7 @@ def learning_rate_factor(schedule: Schedule, warmup: float, step: int, steps: in
 
 
 class StageTrainer(transformers.Trainer):  # type: ignore[misc]
-    """Mixed into TRL's trainers: trains the rows of one stage, in their order, from step `start` of the run on.
+    """Also mixed into TRL's trainers: trains the rows of one stage, in their order, from step `start` of the run on.
 
     It writes nothing, prints nothing, sends nothing, and needs no state of a scheduler or sampler to go on from where
     an earlier trainer stopped: the rows already used are left out, and the learning rate follows from the step.
@@ -78,7 +78,7 @@ class StageTrainer(transformers.Trainer):  # type: ignore[misc]
         """The rows that are left, in order. Draws nothing from the global random state."""
         return DataLoader(
             self.train_dataset,
-            batch_size=self.recipe.micro_batch_size,
+            batch_size=self.args.per_device_train_batch_size,
             collate_fn=self.data_collator,
             generator=torch.Generator(),
         )
@@ -133,7 +133,6 @@ def arguments(recipe: Recipe, stage: Stage, start: int, loaded: LoadedBase, fold
         "activation_checkpointing": recipe.gradient_checkpointing,
         "use_cpu": loaded.device.type == "cpu",
         "bf16": False,  # see StageTrainer.autocast_smart_context_manager
-        "max_length": None,  # TRL would cut at 1,024 tokens
         "logging_steps": 1,
         "logging_nan_inf_filter": False,  # it hides losses that are not finite
         "log_level": "error",
