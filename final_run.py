@@ -33,7 +33,8 @@ FROZEN = json.loads(r"""{
   "base": {
    "model": "Qwen/Qwen2.5-7B",
    "revision": "d149729398750b98c0af14eb82c78cfe92750796",
-   "sha256": null
+   "sha256": null,
+   "allow_instruct": false
   },
   "sources": [
    {
@@ -44,7 +45,32 @@ FROZEN = json.loads(r"""{
     "split": "train",
     "use": "sft",
     "weight": 1.0,
-    "sha256": null
+    "sha256": null,
+    "format": "auto",
+    "fields": {
+     "prompt": null,
+     "context": null,
+     "response": null,
+     "system": null,
+     "messages": null,
+     "chosen": null,
+     "rejected": null
+    },
+    "answers": "last",
+    "rows": null,
+    "filters": {
+     "min_chars": 0,
+     "max_chars": null,
+     "min_words": 0,
+     "max_words": null,
+     "languages": [],
+     "duplicates": "exact",
+     "similarity": 0.8,
+     "refusals": "keep",
+     "overlap": "drop",
+     "overlap_with": [],
+     "bad_rows": "refuse"
+    }
    },
    {
     "name": "ultrafeedback",
@@ -54,7 +80,32 @@ FROZEN = json.loads(r"""{
     "split": "train_prefs",
     "use": "preference",
     "weight": 1.0,
-    "sha256": null
+    "sha256": null,
+    "format": "auto",
+    "fields": {
+     "prompt": null,
+     "context": null,
+     "response": null,
+     "system": null,
+     "messages": null,
+     "chosen": null,
+     "rejected": null
+    },
+    "answers": "last",
+    "rows": null,
+    "filters": {
+     "min_chars": 0,
+     "max_chars": null,
+     "min_words": 0,
+     "max_words": null,
+     "languages": [],
+     "duplicates": "exact",
+     "similarity": 0.8,
+     "refusals": "keep",
+     "overlap": "drop",
+     "overlap_with": [],
+     "bad_rows": "refuse"
+    }
    }
   ],
   "probe": {
@@ -73,20 +124,29 @@ FROZEN = json.loads(r"""{
   "alpha_ratio": 2.0,
   "dropout": 0.05,
   "targets": "all-linear",
+  "use_rslora": false,
+  "use_dora": false,
+  "neftune_alpha": 0.0,
   "learning_rate": 0.0001,
+  "loraplus_ratio": 1.0,
   "schedule": "cosine",
   "warmup": 0.03,
+  "decay": 0.2,
   "weight_decay": 0.0,
   "max_grad_norm": 1.0,
   "optimizer": "paged_adamw_8bit",
+  "adam_beta2": 0.999,
   "batch_size": 16,
   "micro_batch_size": 1,
+  "packing": true,
   "gradient_checkpointing": true,
+  "uncheckpointed_layers": 0,
   "dpo_share": 0.2,
+  "dpo_loss": "sigmoid",
   "dpo_beta": 0.1,
   "dpo_learning_rate": 5e-06
  },
- "recipe_sha256": "45bf52ebb1c8506c12796830ed6aee310619867c1f612082a595f6abe8b009fb",
+ "recipe_sha256": "023794cb22d07c41742bb71ba47012bb49c71cda1ed29ae422d13ee8efebc966",
  "objective": {
   "prompts": "ifeval_input_data.jsonl",
   "prompts_sha256": null,

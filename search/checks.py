@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from search.parameters import WEIGHT, Choice, Parameter, Value, condition, field_of
+from search.parameters import WEIGHT, Choice, Condition, Parameter, Value, condition, field_of
 from search.sections import Prior
-from search.studyfile import Loc, StudyFile, nearest
+from search.studyfile import Loc, StudyFile, nearest, spelled
 from train.recipe import Probe, Source
+
+_SEARCH_THAT = "search that too, or leave this out"
 
 Space = Mapping[str, Parameter]
 Fixed = Mapping[str, Any]
@@ -36,9 +38,15 @@ def check(
         _probe(file, data, probe)
     if not broken & {"data", "dpo_share"}:
         _preferences(file, data, fixed, space)
+    _conditions(file, fixed, space, broken)
     if not broken & {"batch_size", "micro_batch_size", "examples"}:
         _batches(file, fixed, space)
     _prior_conditions(file, fixed, priors)
+    if fixed.get("uncheckpointed_layers") and not fixed.get("gradient_checkpointing"):
+        file.add(
+            ("recipe", "uncheckpointed_layers"),
+            "it changes nothing: no layer is checkpointed; set gradient_checkpointing = true, or leave this out",
+        )
 
 
 def values(name: str, fixed: Fixed, space: Space) -> tuple[Value, ...]:
@@ -89,18 +97,29 @@ def _probe(file: StudyFile, data: tuple[Source, ...], probe: Probe | None) -> No
 
 
 def _preferences(file: StudyFile, data: tuple[Source, ...], fixed: Fixed, space: Space) -> None:
-    """DPO needs preference pairs, and what DPO alone reads needs DPO."""
+    """DPO needs preference pairs."""
     has_dpo = max(map(float, values("dpo_share", fixed, space))) > 0
     if has_dpo and not any(source.use == "preference" for source in data):
         file.add(
             _place("dpo_share", space),
             'it is above 0, but no [[data]] has use = "preference"; add one, or leave dpo_share out',
         )
+
+
+def _conditions(file: StudyFile, fixed: Fixed, space: Space, broken: frozenset[str]) -> None:
+    """What matters only where something else has a certain value needs that value to be possible."""
     for name in space:
-        if condition(name) and not has_dpo:
-            file.add(
-                ("space", name), f"it changes nothing, since {condition(name)} is 0; search that too, or leave this out"
-            )
+        needed = condition(name)
+        if needed is None or needed.on in broken:
+            continue
+        possible = values(needed.on, fixed, space)
+        if not any(map(needed.holds, possible)):
+            file.add(("space", name), f"it changes nothing, since {_not(needed, possible[0])}; {_SEARCH_THAT}")
+
+
+def _not(needed: Condition, value: Value | None) -> str:
+    """Why a condition does not hold."""
+    return f"{needed.on} is {0 if needed.equal is None else spelled(value)}"
 
 
 def _batches(file: StudyFile, fixed: Fixed, space: Space) -> None:
@@ -124,5 +143,6 @@ def _prior_conditions(file: StudyFile, fixed: Fixed, priors: tuple[Prior, ...]) 
     for number, prior in enumerate(priors):
         for name in prior.params:
             needed = condition(name)
-            if needed and prior.params.get(needed, fixed.get(needed)) == 0:
-                file.add(("prior", number, name), f"it changes nothing, since {needed} is 0 here; leave it out")
+            value = prior.params.get(needed.on, fixed.get(needed.on)) if needed else None
+            if needed and value is not None and not needed.holds(value):
+                file.add(("prior", number, name), f"it changes nothing, since {_not(needed, value)} here; leave it out")

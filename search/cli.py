@@ -115,6 +115,12 @@ def _hours(value: float | None) -> float | None:
     return value
 
 
+def _gib(value: float | None) -> float | None:
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise typer.BadParameter(f"{value} is no number of GiB above 0")
+    return value
+
+
 StudyFile = Annotated[
     str, typer.Argument(metavar="STUDY", help="A study.toml, or the name of a study.", autocompletion=_complete_study)
 ]
@@ -173,6 +179,34 @@ def init(
 
     path = home.write_preset(preset, directory)
     _print(f"wrote {path}: read it, set what is yours, then run\n\n    nightshift start {path}\n")
+
+
+@app.command(rich_help_panel=BEGIN, epilog="[bold]Example:[/] nightshift plan study.toml --memory 11.5")
+def plan(
+    study: StudyFile,
+    memory: Annotated[
+        float | None,
+        typer.Option(metavar="GIB", callback=_gib, help="Plan for a card with that much memory.", show_default=False),
+    ] = None,
+    card: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Plan for this card, like 'RTX 4070 Ti'.", show_default=False)
+    ] = None,
+    base: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODEL", help="Plan on this base model instead; may be repeated.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+) -> None:
+    """Show what a study's recipes cost before they run: parameters, memory, time, and what fits."""
+    from search import home, plan_machine, plan_study, plan_view
+
+    config, _ = home.study(study)
+    plans = plan_study.study_plans(config, base or [], plan_machine.machine(config, memory, card))
+    if as_json:
+        typer.echo(json.dumps([plan_view.as_json(each) for each in plans], indent=1, allow_nan=False))
+    else:
+        for each in plans:
+            _print(plan_view.render(each))
 
 
 @app.command(rich_help_panel=NIGHT, epilog="[bold]Example:[/] nightshift start study.toml --until 03:00 --budget 16")

@@ -175,12 +175,23 @@ def _data(file: StudyFile, folder: Path) -> tuple[Source, ...]:
     sources = []
     for loc, raw in _entries(file, "data"):
         source = build(Source, raw, file, loc)
-        if source and source.path is not None:
-            source = source.model_copy(update={"path": _absolute(file, (*loc, "path"), source.path, folder)})
-        sources += [source] if source else []
+        sources += [_placed(file, loc, source, folder)] if source else []
     if "data" not in file.table or file.table["data"] == []:
         file.add(("data",), "no data set is given; add [[data]] with a name and a path")
     return tuple(sources)
+
+
+def _placed(file: StudyFile, loc: Loc, source: Source, folder: Path) -> Source:
+    """The source with absolute paths."""
+    at = (*loc, "filters", "overlap_with")
+    prompts = tuple(
+        prompt.model_copy(update={"path": _absolute(file, at, prompt.path, folder)})
+        for prompt in source.filters.overlap_with
+    )
+    changes: dict[str, Any] = {"filters": source.filters.model_copy(update={"overlap_with": prompts})}
+    if source.path is not None:
+        changes["path"] = _absolute(file, (*loc, "path"), source.path, folder)
+    return source.model_copy(update=changes)
 
 
 def _objective(file: StudyFile, folder: Path) -> ObjectiveSection | None:

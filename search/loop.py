@@ -7,6 +7,7 @@ was not told is told, and the trial that was running is taken up again at its ne
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ from search.study import OpenTrial, Study
 from storage import db, trials
 from storage.ledger import Attempt, BudgetExhausted, Ledger
 from train import plan
+from train.recipe import Recipe
 from train.rundir import Json, RunDir, read_json, write_atomic
 
 SHOW_EVERY_S = 0.5
@@ -140,17 +142,24 @@ class Night:
         if not run.recipe_path.exists():
             run.create(space.recipe(self.config, trial.params, self.survey))
         recipe = run.recipe()
-        planned = plan.plan(recipe, self.survey.base, self.config.machine.device)
+        planned = self._plan(recipe)
         if misfit := self._misfit(trial, planned):
             self.study.set_infeasible(trial, misfit)
             return self._too_many_misfits()
         result = _ended(run)
         if result is None:
+            if ending := self._disk_full(planned):
+                return ending
             result, ending = self._until_ended(run, trial, "trial")
             if result is None:
                 return ending
         self._tell(trial, run, planned, result)
         return self._failing(result)
+
+    def _plan(self, recipe: Recipe) -> plan.Plan:
+        device, card = self.config.machine.device, self.survey.card
+        context, _ = plan.context_bytes(device, card.name if card else None)
+        return plan.plan(recipe, self.survey.base, device, context)
 
     def _misfit(self, trial: OpenTrial, planned: plan.Plan) -> str:
         card = self.survey.card
@@ -159,6 +168,13 @@ class Night:
             return ""
         self.study.constrain(trial, planned.peak_bytes / limit - 1.0)
         return planned.fits(limit) or ""
+
+    def _disk_full(self, planned: plan.Plan) -> str:
+        free = shutil.disk_usage(self.folder).free
+        if free >= planned.disk_bytes:
+            return ""
+        needed, there = (f"{size / 2**30:.2f} GiB" for size in (planned.disk_bytes, free))
+        return f"the disk of {self.folder} has {there} free, and the next trial may need {needed}; make room"
 
     def _too_many_misfits(self) -> str:
         last = self.study.records()[-MISFITS_ALLOWED:]

@@ -7,9 +7,10 @@ do not decide how good a model gets, or that the freeze sets, are not searched; 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Annotated, Any, Literal, Self, get_origin
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -21,23 +22,46 @@ from train.recipe import Recipe, Source
 Value = float | int | str | bool
 WEIGHT = "weight."
 
-SEARCHABLE: Mapping[str, str] = {  # parameter -> the parameter that has to be above 0 for it to matter
-    "learning_rate": "",
-    "schedule": "",
-    "warmup": "",
-    "weight_decay": "",
-    "max_grad_norm": "",
-    "optimizer": "",
-    "batch_size": "",
-    "rank": "",
-    "alpha_ratio": "",
-    "dropout": "",
-    "targets": "",
-    "rows": "",
-    "max_length": "",
-    "dpo_share": "",
-    "dpo_beta": "dpo_share",
-    "dpo_learning_rate": "dpo_share",
+
+class Condition(NamedTuple):
+    """What makes a parameter matter: that another one, `on`, is `equal` or, where that is None, above 0."""
+
+    on: str
+    equal: str | None = None
+
+    def holds(self, value: Value | None) -> bool:
+        """Whether it does, where `on` has this value; None stands for 0."""
+        return value == self.equal if self.equal is not None else float(value or 0) > 0
+
+    def __str__(self) -> str:
+        return f"{self.on} > 0" if self.equal is None else f'{self.on} = "{self.equal}"'
+
+
+_WITH_DPO = Condition("dpo_share")
+SEARCHABLE: Mapping[str, Condition | None] = {
+    "learning_rate": None,
+    "loraplus_ratio": None,
+    "schedule": None,
+    "warmup": None,
+    "decay": Condition("schedule", "wsd"),
+    "weight_decay": None,
+    "max_grad_norm": None,
+    "optimizer": None,
+    "adam_beta2": None,
+    "batch_size": None,
+    "rank": None,
+    "alpha_ratio": None,
+    "dropout": None,
+    "targets": None,
+    "use_rslora": None,
+    "use_dora": None,
+    "neftune_alpha": None,
+    "rows": None,
+    "max_length": None,
+    "dpo_share": None,
+    "dpo_loss": _WITH_DPO,
+    "dpo_beta": _WITH_DPO,
+    "dpo_learning_rate": _WITH_DPO,
 }
 UNSEARCHABLE: Mapping[str, str] = {
     "base": "a study has one base model; set it in [base]",
@@ -48,7 +72,9 @@ UNSEARCHABLE: Mapping[str, str] = {
     "chat_template": "scores under different templates do not compare; set it in [recipe]",
     "examples": "it is the length of a trial, which the final run stretches; set it in [recipe], and search rows",
     "micro_batch_size": "it changes memory and speed, not quality; set it in [recipe], and search batch_size",
+    "packing": "it changes speed, not what is learned; set it in [recipe]",
     "gradient_checkpointing": "it changes memory and speed, not quality; set it in [recipe]",
+    "uncheckpointed_layers": "it changes memory and speed, not quality; set it in [recipe]",
 }
 
 
@@ -161,9 +187,9 @@ def field_of(name: str) -> FieldInfo:
     return Source.model_fields["weight"] if name.startswith(WEIGHT) else Recipe.model_fields[name]
 
 
-def condition(name: str) -> str:
-    """The parameter that has to be above 0 for `name` to matter, or an empty string."""
-    return SEARCHABLE.get(name, "")
+def condition(name: str) -> Condition | None:
+    """What has to hold for `name` to matter; None where it always does."""
+    return SEARCHABLE.get(name)
 
 
 def unsearchable(name: str, sources: tuple[str, ...]) -> str:
@@ -233,18 +259,28 @@ def _model_for(info: FieldInfo, raw: object) -> type[FloatRange] | type[IntRange
     if "choices" in raw:
         return Choice
     if kind is None:
-        allowed = getattr(info.annotation, "__args__", ("true", "false"))
-        raise ValueError(f"it is no number; write {{ choices = [...] }} with some of {', '.join(map(str, allowed))}")
+        allowed = ", ".join(_words(info.annotation)) or "true, false"
+        raise ValueError(f"it is no number; write {{ choices = [...] }} with some of {allowed}")
     return IntRange if kind is int else FloatRange
 
 
 def _kind(info: FieldInfo) -> type[int] | type[float] | None:
     """int or float for a field of numbers (also an optional one), None for one of words."""
-    if get_origin(info.annotation) is Literal:
-        return None
-    if info.annotation is float:
-        return float
-    return None if info.annotation in (bool, str) else int
+    parts = list(_parts(info.annotation))
+    return next((kind for kind in (float, int) if kind in parts), None)
+
+
+def _words(annotation: Any) -> list[str]:
+    """The words that a field names, also as a part of what it takes."""
+    return [word for part in _parts(annotation) if get_origin(part) is Literal for word in get_args(part)]
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """A type and, where it is a union or annotated, those inside of it."""
+    yield annotation
+    if get_origin(annotation) in (Union, UnionType, Annotated):
+        for part in get_args(annotation):
+            yield from _parts(part)
 
 
 def _check_ends(low: float, high: float, step: float | None, log: bool) -> None:

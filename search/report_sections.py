@@ -305,6 +305,7 @@ def _training(records: Records) -> Iterator[Block]:
         figures.losses(shown),
     )
     yield _run_table(runs)
+    yield from _data_table(*runs[-1])
     if records.final is None or not records.final.result:
         yield _missing_final(records)
 
@@ -337,6 +338,21 @@ def _run_table(runs: Sequence[tuple[str, RunRecord]]) -> Table:
         )
     head = ("run", "outcome", "steps", "examples", "tokens", "steps of the horizon", "training time", "times resumed")
     return Table(head, rows, "llrrrrrr")
+
+
+def _data_table(name: str, run: RunRecord) -> Iterator[Block]:
+    """What became of the rows of each data source; nothing for a run that was made before this was recorded."""
+    used = [event["sources"] for event in run.events if event.get("event") == "data"]
+    if not used:
+        return
+    rows = []
+    for source, use in used[-1].items():
+        removed = ", ".join(f"{reason} {count:,}" for reason, count in sorted(use["removed"].items()) if count)
+        counts = (use["rows_read"], use["rows_held_out"], use["rows_too_long"], use["rows_used"], use["examples"])
+        read, *others = (f"{count:,}" for count in counts)
+        rows.append((Mono(source), read, removed or "none", *others))
+    head = ("data", "rows", "filtered out", "held out", "too long", "distinct rows used", "examples")
+    yield Table(head, rows, "lrlrrrr", caption=f"The data of the {name}. Of rows that are too long, those it came to.")
 
 
 # Memory and parameters

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from search.config import StudyConfig
 from search.parameters import WEIGHT, Choice, IntRange, Parameter, Value, condition
-from train.recipe import Base, Recipe, Source
+from train.recipe import Base, PromptFile, Recipe, Source
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def suggest(trial: BaseTrial, config: StudyConfig) -> dict[str, Value]:
-    """The trial's value of every parameter that matters to it: one whose condition is 0 is not suggested.
+    """The trial's value of every parameter that matters to it: one whose condition does not hold is not suggested.
 
     Conditions come first; the others in the order of study.toml.
     """
     params: dict[str, Value] = {}
-    for name in sorted(config.space, key=lambda name: bool(condition(name))):
+    for name in sorted(config.space, key=lambda name: condition(name) is not None):
         needed = condition(name)
-        if not needed or float(params.get(needed, config.recipe.get(needed, 0.0))) > 0:
+        if needed is None or needed.holds(params.get(needed.on, config.recipe.get(needed.on))):
             params[name] = _suggest(trial, name, config.space[name])
     return params
 
@@ -49,7 +49,7 @@ def recipe(config: StudyConfig, params: Mapping[str, Value], survey: Survey | No
     fields: dict[str, Any] = {name: value for name, value in chosen.items() if not name.startswith(WEIGHT)}
     return Recipe(
         base=_base(config, survey),
-        sources=tuple(_source(source, chosen, survey) for source in config.data),
+        sources=tuple(_source(source, chosen, survey) for source in sources(config)),
         probe=config.probe,
         seed=config.study.seed,
         threads=config.machine.threads,
@@ -65,13 +65,28 @@ def _base(config: StudyConfig, survey: Survey | None) -> Base:
     return config.base.model_copy(update=pins)
 
 
+def sources(config: StudyConfig) -> tuple[Source, ...]:
+    """The data, each source without what overlaps with the prompts that a trial is scored on (unless it may)."""
+    return tuple(_apart(source, PromptFile(path=str(config.objective.prompts))) for source in config.data)
+
+
+def _apart(source: Source, judged: PromptFile) -> Source:
+    if source.filters.overlap == "keep":
+        return source
+    others = tuple(prompts for prompts in source.filters.overlap_with if prompts.path != judged.path)
+    filters = source.filters.model_copy(update={"overlap_with": (*others, judged)})
+    return source.model_copy(update={"filters": filters})
+
+
 def _source(source: Source, params: Mapping[str, Value], survey: Survey | None) -> Source:
     """The source with the weight that the trial gives it. Validated anew: the weight may come from a database."""
     known: dict[str, Any] = source.model_dump()
     if WEIGHT + source.name in params:
         known["weight"] = params[WEIGHT + source.name]
     if survey:
-        known["sha256"] = survey.sources[source.name].sha256
+        facts = survey.sources[source.name]
+        known["sha256"] = facts.sha256
+        known["filters"] |= {"overlap_with": facts.overlap_with}
     return Source(**known)
 
 
@@ -82,5 +97,5 @@ def distributions(config: StudyConfig) -> dict[str, dict[str, Any]]:
 
 def _described(name: str, parameter: Parameter) -> dict[str, Any]:
     kind = {"Choice": "choice", "IntRange": "int", "FloatRange": "float"}[type(parameter).__name__]
-    when = {"when": f"{condition(name)} > 0"} if condition(name) else {}
+    when = {"when": str(condition(name))} if condition(name) else {}
     return {"kind": kind, **parameter.model_dump(mode="json", exclude_none=True), **when}

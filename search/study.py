@@ -25,6 +25,8 @@ from search.parameters import Value
 from search.survey import Survey
 from storage import trials
 from storage.trials import TrialRecord
+from train.plan import SourceFacts
+from train.recipe import Source
 
 STARTUP_TRIALS = 6  # random or prior recipes before the sampler models anything
 IDENTITY = "nightshift:identity"
@@ -179,7 +181,7 @@ def identity(config: StudyConfig, survey: Survey) -> dict[str, Any]:
         "seed": config.study.seed,
         "rungs": list(config.study.rungs),
         "base": survey.base.sha256,
-        "data": {s.name: [survey.sources[s.name].sha256, s.use, s.weight] for s in config.data},
+        "data": {source.name: _data(source, survey.sources[source.name]) for source in config.data},
         "probe": config.probe.model_dump(mode="json"),
         "prompts": survey.prompts_sha256,
         "objective": config.objective.model_dump(mode="json", exclude={"prompts"}),
@@ -188,6 +190,13 @@ def identity(config: StudyConfig, survey: Survey) -> dict[str, Any]:
     }
     as_stored: dict[str, Any] = json.loads(json.dumps(facts))  # tuples are lists in the database
     return as_stored
+
+
+def _data(source: Source, facts: SourceFacts) -> dict[str, Any]:
+    """What decides a source's rows, and its weight."""
+    settings = source.model_dump(mode="json", exclude={"name", "path", "hub", "revision"})
+    settings["filters"]["overlap_with"] = sorted(str(prompts.sha256) for prompts in facts.overlap_with)
+    return {**settings, "sha256": facts.sha256}
 
 
 def _difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from search import studyfile
+from search import checks, space, studyfile
 from search.config import StudyConfig
 from search.errors import MachineUnfit
 from train import plan
@@ -82,12 +82,17 @@ def survey(config: StudyConfig) -> Survey:
     found: dict[str, Any] = {"card": None}
     with problems.noting("base", "model"):
         found["base"] = _base(config)
-    found["sources"] = {}
-    for number, source in enumerate(config.data):
-        with problems.noting("data", number, "hub" if source.hub else "path"):
-            found["sources"] |= plan.inspect_sources([source])
+    if "base" in found:
+        with problems.noting("space" if "targets" in config.space else "recipe", "targets"):
+            targets: Any
+            for targets in checks.values("targets", config.recipe, config.space):
+                plan.targeted(found["base"].linears, targets)
     with problems.noting("objective", "prompts"):
         found["prompts"], found["prompts_sha256"] = _prompts(config.objective.prompts)
+    found["sources"] = {}
+    for number, source in enumerate(space.sources(config) if "prompts" in found else config.data):
+        with problems.noting("data", number, "hub" if source.hub else "path"):
+            found["sources"] |= plan.inspect_sources([source])
     if "prompts" in found:
         with problems.noting("objective", "subset"):
             _check_subset(config.objective.subset, found["prompts"])
@@ -131,6 +136,7 @@ def _unfit(reason: str) -> MachineUnfit:
 
 def _base(config: StudyConfig) -> plan.BaseFacts:
     facts = plan.inspect_base(config.base.model, config.base.revision)
+    plan.check_is_base(config.base, facts)
     if not facts.has_chat_template and not config.recipe.get("chat_template"):
         raise RecipeError(
             f"{config.base.model} has no chat template, as base models often do; give one as chat_template in [recipe] "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -18,6 +18,7 @@ _PATTERNS = {
     "digit: [a-z0-9][a-z0-9_-]{0,63}",
     r"^[0-9a-f]{40}$": "the 40 hexadecimal digits of a commit",
     r"^[0-9a-f]{64}$": "the 64 hexadecimal digits of a SHA-256",
+    r"^[a-z]{2}(-[a-zA-Z]{2})?$": 'a language as langdetect and OASST1 write it, like "en" or "zh-cn"',
     r"^([01][0-9]|2[0-3]):[0-5][0-9]$": 'a time of day like "03:00", from "00:00" to "23:59"',
 }
 _KINDS = {
@@ -48,7 +49,8 @@ def build(model: type[Model], raw: object, file: StudyFile, loc: Loc) -> Model |
     except ValidationError as error:
         for details in error.errors(include_url=False):
             inner = tuple(details["loc"])
-            file.add((*loc, *inner), explain(details, _range_of(model, inner), model.model_fields))
+            around = _model_around(model, inner)
+            file.add((*loc, *inner), explain(details, _range_of(around, inner[-1:]), around.model_fields))
         return None
 
 
@@ -121,6 +123,21 @@ def _numeric(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _model_around(model: type[BaseModel], loc: Loc) -> type[BaseModel]:
+    """The model whose field the last key of `loc` is: that of a table inside the table, where it is one."""
+    for key in loc[:-1]:
+        info = model.model_fields.get(str(key))
+        model = next(_models(info.annotation), model) if info else model
+    return model
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
 
 
 def _range_of(model: type[BaseModel], loc: Loc) -> str:

@@ -5,60 +5,58 @@ Imports no torch. Nothing of a model is executed or loaded.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
 import re
-import struct
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from train.catalog import known
+from train.digests import cache_folder, model_digest
 from train.hub import hub_folder
-from train.recipe import Frozen, RecipeError, Sha256, Targets
-from train.rundir import write_atomic
+from train.recipe import Base, Frozen, RecipeError, Sha256
+from train.shards import Shapes, held, json_object, shapes_of, weight_files
+from train.targets import ATTENTION, MLP, TARGET_MODULES, described, picked
+from train.tuned import base_name, eos_token, why_tuned
 
-ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
-MLP = ("gate_proj", "up_proj", "down_proj")
-TARGET_MODULES: dict[Targets, tuple[str, ...]] = {
-    "all-linear": ATTENTION + MLP,
-    "attention": ATTENTION,
-    "attention-qv": ("q_proj", "v_proj"),
-    "mlp": MLP,
-}
+__all__ = [
+    "TARGET_MODULES",
+    "BaseFacts",
+    "Linear",
+    "cache_folder",
+    "check_is_base",
+    "facts_of_config",
+    "inspect_base",
+    "targeted",
+]
 
 _HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.jinja", "*.txt")
 _HUB_LEFT_OUT = ("*/*", "consolidated*")  # a second copy of the weights in another layout
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json")
-_DIGESTED = (
-    *("config.json", "generation_config.json", "model.safetensors.index.json"),
-    *("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.json", "merges.txt"),
-    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json"),
-)
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
-_LAYER_MATRIX = re.compile(r"\.(\d+)\..*?(\w+)\.weight$")  # model.layers.0.self_attn.q_proj.weight
-
-Shapes = dict[str, tuple[int, ...]]
+_LAYER_MATRIX = re.compile(r"^(.*?\.)(\d+)(\..*?(\w+))\.weight$")  # model.layers.0.self_attn.q_proj.weight
 
 
 class Linear(Frozen):
-    """One kind of linear layer inside the decoder's layers; `count` of them have these sizes."""
+    """One kind of linear layer inside the decoder's layers; `count` of them have these sizes.
+
+    They are the modules `path` with each of `layers` in it: "model.layers.{}.self_attn.q_proj".
+    """
 
     name: str
     inputs: int
     outputs: int
     count: int
+    path: str = ""
+    layers: tuple[int, ...] = ()
 
 
 class BaseFacts(Frozen):
     """What is known of a base model without loading it. `parameters` counts tied embeddings once.
 
     `linears` are the matrices inside the decoder layers: what becomes 4-bit, and what LoRA may be put on. `context` is
-    the largest number of positions. `sha256` covers configuration, tokenizer and weights; it, `folder` and `revision`
-    (a hub model's commit) are None where the facts come from a configuration alone.
+    the largest number of positions. `tuned` is the evidence that it is no base model (see train.tuned). `sha256` covers
+    configuration, tokenizer and weights; it, `folder` and `revision` (a hub model's commit) are None where the facts
+    come from a configuration alone.
     """
 
     model_type: str
@@ -74,6 +72,7 @@ class BaseFacts(Frozen):
     parameters: int
     linears: tuple[Linear, ...]
     has_chat_template: bool = False
+    tuned: str | None = None
     sha256: Sha256 | None = None
     folder: str | None = None
     revision: str | None = None
@@ -100,15 +99,49 @@ def inspect_base(model: str, revision: str | None = None, sha256: str | None = N
     config = _config(folder)
     _check_kind(folder, config)
     _check_tokenizer(folder)
-    weights = _weight_files(folder)
-    facts = _facts(config, _shapes(weights), folder)
-    digest = _digest(folder, weights)
+    weights = weight_files(folder, from_hub=commit is not None)
+    facts = _facts(config, shapes_of(weights), folder)
+    digest = model_digest(folder, weights)
     if sha256 is not None and digest != sha256:
         raise RecipeError(
             f"{folder} is not the model that was pinned: sha256 is {digest}, not {sha256}; "
             "get the pinned files again, or start a new study on these"
         )
-    return facts.model_copy(update={"sha256": digest, "folder": str(folder), "revision": commit})
+    told = {"tuned": why_tuned(model, folder, config), "has_chat_template": _has_chat_template(folder)}
+    return facts.model_copy(update={**told, "sha256": digest, "folder": str(folder), "revision": commit})
+
+
+def check_is_base(base: Base, facts: BaseFacts) -> None:
+    """Raise RecipeError where the model was tuned for chat already and `base` does not allow that."""
+    if facts.tuned is None or base.allow_instruct:
+        return
+    original = known(base_name(base.model))
+    instead = f"take {original.id}" if original else "take the base model that it was made from"
+    raise RecipeError(
+        f"{base.model} is no base model, but tuned for chat already: {facts.tuned}. Nightshift is for base models: "
+        f"{instead}, or set allow_instruct = true in [base] to go on with this one"
+    )
+
+
+def targeted(linears: Sequence[Linear], targets: str | Sequence[str]) -> tuple[Linear, ...]:
+    """Of each kind of linear layer those that `targets` means. Raises RecipeError where there is none."""
+    if isinstance(targets, str) and targets in TARGET_MODULES:
+        found = [linear for linear in linears if linear.name in TARGET_MODULES[targets]]
+    else:
+        found = [chosen for linear in linears if (chosen := _chosen(linear, targets)).count]
+    if not found:
+        there = ", ".join(sorted({linear.name for linear in linears})) or "none that Nightshift knows"
+        example = f", like {linears[0].path.format(0)}" if linears and targets not in TARGET_MODULES else ""
+        raise RecipeError(
+            f"{described(targets)}, and the base model has none of them (it has {there}{example}); choose other targets"
+        )
+    return tuple(found)
+
+
+def _chosen(linear: Linear, targets: str | Sequence[str]) -> Linear:
+    modules = {linear.path.format(layer): layer for layer in linear.layers}
+    layers = tuple(modules[module] for module in picked(modules, targets))
+    return linear.model_copy(update={"count": len(layers), "layers": layers})
 
 
 def facts_of_config(config: Mapping[str, Any]) -> BaseFacts:
@@ -128,7 +161,9 @@ def facts_of_config(config: Mapping[str, Any]) -> BaseFacts:
         "down_proj": (sizes["intermediate"], hidden),
     }
     tied = bool(config.get("tie_word_embeddings", False))
-    linears = tuple(Linear(name=n, inputs=i, outputs=o, count=sizes["layers"]) for n, (i, o) in shapes.items())
+    linears = tuple(
+        _linear(f"model.layers.{{}}.{_room(n)}.{n}", *size, range(sizes["layers"])) for n, size in shapes.items()
+    )
     biases = sizes["layers"] * (attention + 2 * kv) if config.get("model_type") == "qwen2" else 0
     norms = hidden * (2 * sizes["layers"] + 1)
     matrices = sum(linear.inputs * linear.outputs * linear.count for linear in linears)
@@ -157,33 +192,17 @@ def _locate(model: str, revision: str | None) -> tuple[Path, str | None]:
     return folder, folder.name
 
 
-def _names(folder: Path) -> str:
-    names = sorted(entry.name for entry in folder.iterdir())
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return f"it holds {shown}" if names else "it is empty"
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"{path} cannot be read as JSON ({error}); get the model's files again") from None
-    if not isinstance(value, dict):
-        raise RecipeError(f"{path} holds no JSON object; get the model's files again")
-    return value
-
-
 # What kind of model it is
 
 
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if path.exists():
-        return _json(path)
+        return json_object(path)
     if (folder / "adapter_config.json").exists():
         raise RecipeError(f"{folder} holds an adapter, not a base model: merge it into its base model first")
     raise RecipeError(
-        f"{folder} has no config.json, so it is no model in Hugging Face format; {_names(folder)}. "
+        f"{folder} has no config.json, so it is no model in Hugging Face format; {held(folder)}. "
         "Give the folder that save_pretrained wrote"
     )
 
@@ -203,8 +222,13 @@ def _check_kind(folder: Path, config: Mapping[str, Any]) -> None:
 def _check_tokenizer(folder: Path) -> None:
     if not any((folder / name).exists() for name in _TOKENIZERS):
         raise RecipeError(
-            f"{folder} has no tokenizer (none of {', '.join(_TOKENIZERS)}); {_names(folder)}. "
+            f"{folder} has no tokenizer (none of {', '.join(_TOKENIZERS)}); {held(folder)}. "
             "Put the tokenizer that the model was trained with beside it"
+        )
+    if (folder / "tokenizer.json").exists() and eos_token(folder) is None:
+        raise RecipeError(
+            f"the tokenizer in {folder} has no EOS token, so that no answer could learn to end: set eos_token in its "
+            "tokenizer_config.json"
         )
 
 
@@ -212,60 +236,7 @@ def _has_chat_template(folder: Path) -> bool:
     if (folder / "chat_template.jinja").exists() or (folder / "chat_template.json").exists():
         return True
     path = folder / "tokenizer_config.json"
-    return path.exists() and bool(_json(path).get("chat_template"))
-
-
-# The weights
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that make up the model, in order of name."""
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        names = sorted({str(name) for name in dict(_json(index).get("weight_map") or {}).values()})
-        if missing := [name for name in names if not (folder / name).exists()]:
-            raise RecipeError(
-                f"{folder} lacks {len(missing)} of its {len(names)} weight files ({missing[0]}); download it again"
-            )
-        return [folder / name for name in names]
-    if (folder / "model.safetensors").exists():
-        return [folder / "model.safetensors"]
-    pickles = sorted(entry.name for entry in folder.iterdir() if entry.suffix in _PICKLES)
-    if pickles:
-        raise RecipeError(
-            f"{folder} has only pickled weights ({pickles[0]}), which can run code: safetensors only. Where you trust "
-            "them, load them with transformers once and save_pretrained into another folder"
-        )
-    raise RecipeError(
-        f"{folder} has no weights (model.safetensors, or model.safetensors.index.json and its parts); {_names(folder)}"
-    )
-
-
-def _shapes(files: Iterable[Path]) -> Shapes:
-    """Name and shape of every tensor. Raises RecipeError where a file is not whole."""
-    shapes: Shapes = {}
-    for file in files:
-        for name, entry in _header(file).items():
-            shapes[name] = tuple(entry["shape"])
-    return shapes
-
-
-def _header(file: Path) -> dict[str, Any]:
-    size = file.stat().st_size
-    with open(file, "rb") as opened:
-        start = opened.read(8)
-        if start == b"version ":
-            raise RecipeError(f"{file} is a git-lfs pointer, not the weights: run git lfs pull in its folder")
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        raw = opened.read(length) if length < size else b""
-    try:
-        header = {name: entry for name, entry in json.loads(raw).items() if name != "__metadata__"}
-        end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise RecipeError(f"{file} is no whole safetensors file; download it again") from None
-    if size != 8 + length + end:
-        raise RecipeError(f"{file} is cut off: {size:,} bytes instead of {8 + length + end:,}; download it again")
-    return header
+    return path.exists() and bool(json_object(path).get("chat_template"))
 
 
 # The facts
@@ -292,7 +263,7 @@ def _sizes(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _facts(config: Mapping[str, Any], shapes: Shapes, folder: Path) -> BaseFacts:
-    matrices: Counter[tuple[str, int, int]] = Counter()
+    matrices: dict[tuple[str, int, int], list[int]] = {}
     others: set[str] = set()
     for name, shape in shapes.items():
         match = _LAYER_MATRIX.search(name)
@@ -300,58 +271,35 @@ def _facts(config: Mapping[str, Any], shapes: Shapes, folder: Path) -> BaseFacts
             continue
         if ".experts." in name:
             raise RecipeError(f"{folder} is a mixture of experts ({name}), which Nightshift does not train")
-        if match[2] in ATTENTION + MLP:
-            matrices[match[2], shape[1], shape[0]] += 1
+        if match[4] in ATTENTION + MLP:
+            matrices.setdefault((f"{match[1]}{{}}{match[3]}", shape[1], shape[0]), []).append(int(match[2]))
         else:
-            others.add(match[2])
+            others.add(match[4])
     if not matrices:
         raise RecipeError(
             f"{folder} has none of the modules that LoRA is put on ({', '.join(ATTENTION + MLP)}); "
             f"its layers hold {', '.join(sorted(others)) or 'no matrices'}"
         )
     tied = bool(config.get("tie_word_embeddings", "lm_head.weight" not in shapes))
+    linears = [_linear(path, inputs, outputs, layers) for (path, inputs, outputs), layers in matrices.items()]
     return BaseFacts(
         model_type=str(config.get("model_type", "")),
         **_sizes(config),
         tied=tied,
         parameters=sum(math.prod(shape) for name, shape in shapes.items() if not (tied and name == "lm_head.weight")),
-        linears=_in_order(matrices),
-        has_chat_template=_has_chat_template(folder),
+        linears=tuple(sorted(linears, key=_order)),
     )
 
 
-def _in_order(matrices: Counter[tuple[str, int, int]]) -> tuple[Linear, ...]:
-    order = {name: position for position, name in enumerate(ATTENTION + MLP)}
-    found = sorted(matrices.items(), key=lambda item: (order[item[0][0]], item[0]))
-    return tuple(Linear(name=n, inputs=i, outputs=o, count=count) for (n, i, o), count in found)
+def _linear(path: str, inputs: int, outputs: int, layers: Iterable[int]) -> Linear:
+    numbers = tuple(sorted(layers))
+    name = path.rpartition(".")[2]
+    return Linear(name=name, inputs=inputs, outputs=outputs, count=len(numbers), path=path, layers=numbers)
 
 
-# Digests
+def _order(linear: Linear) -> tuple[int, str, int, int]:
+    return (ATTENTION + MLP).index(linear.name), linear.path, linear.inputs, linear.outputs
 
 
-def _digest(folder: Path, weights: Iterable[Path]) -> str:
-    """SHA-256 over the names and digests of the files that decide what the model says."""
-    files = sorted({*weights, *(folder / name for name in _DIGESTED if (folder / name).exists())})
-    lines = [f"{file.name} {_file_digest(file)}\n" for file in files]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _file_digest(file: Path) -> str:
-    """SHA-256 of a file; of an unchanged file, out of the cache (16 GB take half a minute)."""
-    real, status = file.resolve(), file.stat()
-    stamp = f"{real}|{status.st_size}|{status.st_mtime_ns}|{status.st_ctime_ns}"
-    cached = cache_folder() / "digests" / hashlib.sha256(stamp.encode()).hexdigest()
-    with suppress(OSError, UnicodeDecodeError):
-        if re.fullmatch(r"[0-9a-f]{64}", known := cached.read_text(encoding="ascii")):
-            return known
-    with open(real, "rb") as opened:
-        digest = hashlib.file_digest(opened, "sha256").hexdigest()
-    with suppress(OSError):  # a cache that cannot be written costs time and nothing else
-        cached.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(cached, digest)
-    return digest
-
-
-def cache_folder() -> Path:
-    """Nightshift's folder under the user's cache folder; it may not exist yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nightshift"
+def _room(name: str) -> str:
+    return "self_attn" if name in ATTENTION else "mlp"

@@ -1,32 +1,35 @@
-"""Data sets -> tokenized rows in training order, and the held-out probe. A pure function of recipe and files.
+"""Rows -> tokenized splits in training order, and the held-out probe. A pure function of recipe and files.
 
 The order is made here, once, so that the trainers have no epochs: position i of a stage draws a source by weight, then
 the next row of that source's own shuffled order, which is shuffled anew each time it is through. A longer horizon so
 begins with the examples of a shorter one, and a larger `rows` with those of a smaller one. Shuffles use
 `random.Random(text).random`, whose sequence Python promises to keep, and nothing that differs between processes.
 
-Rows are tokenized when they are first drawn, once in a process: a second trial on the same data costs next to nothing.
+Sources are read and filtered in train.sources, rows tokenized when they are first drawn, in train.tokens; both keep
+what they made, so that a second trial on the same data costs next to nothing, and neither does a second process.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import math
 import random
+from array import array
 from bisect import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, Literal
-from weakref import WeakKeyDictionary
 
 import datasets
+import numpy as np
+import pyarrow as pa
 
-from train.chat import IGNORED, Chat, Ids, template_of
+from train.chat import IGNORED, Chat, template_of
 from train.recipe import Recipe, RecipeError, Source
-from train.rows import Example, Message, Pair, Row
-from train.sources import fingerprint, read
+from train.sources import Corpus, corpus
+from train.tokens import Sides, Tokens
 
 __all__ = ["IGNORED", "PROBE_TOKENS", "ProbeRow", "SourceUse", "Splits", "splits"]
 
@@ -46,12 +49,14 @@ class ProbeRow:
 
 @dataclass(frozen=True)
 class SourceUse:
-    """How a run uses one source. `rows_held_out` is the probe and every other row with a probe row's text.
+    """How a run uses one source, of whose `rows_read` the filters `removed` some, counted by reason.
 
-    `rows_too_long` counts those that this run came to and left out; rows that it never needed were not looked at.
+    `rows_held_out` is the probe and every other row with a probe row's text. `rows_too_long` counts those that this run
+    came to and left out; rows that it never needed were not looked at.
     """
 
     rows_read: int
+    removed: dict[str, int]
     rows_held_out: int
     rows_too_long: int
     rows_used: int  # distinct
@@ -72,6 +77,13 @@ class Splits:
     probe: tuple[ProbeRow, ...]
     facts: dict[str, SourceUse]
 
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of everything that is trained on and measured, in its order: the same on every run of a recipe."""
+        probe = [[row.input_ids, row.labels, row.response_bytes] for row in self.probe]
+        parts = [self.sft._fingerprint, self.dpo._fingerprint if self.dpo is not None else None, probe]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
 
 def splits(recipe: Recipe, tokenizer: Any, context: int | None = None) -> Splits:
     """Read, check, hold out, tokenize and order the data of `recipe`.
@@ -80,59 +92,22 @@ def splits(recipe: Recipe, tokenizer: Any, context: int | None = None) -> Splits
     than that or than recipe.max_length is left out and counted, never cut. The probe depends on the files, the
     template and recipe.probe alone. Raises RecipeError for data, templates or mixtures that cannot be trained on.
     """
-    tokens = _Tokens(Chat(tokenizer, template_of(recipe, tokenizer)))
+    tokens = Tokens(Chat(tokenizer, template_of(recipe, tokenizer)))
     limit = context if context is not None else int(tokenizer.model_max_length)
-    corpora = {source.name: _corpus_of(source) for source in recipe.sources}
+    corpora = {source.name: corpus(source) for source in recipe.sources}
     probe, held_out = _probe(recipe, corpora, tokens, min(limit, PROBE_TOKENS))
     mixture = _Mixture(recipe, corpora, held_out, tokens, min(limit, recipe.max_length))
     sft = mixture.stage("sft", recipe.sft_steps * recipe.batch_size, recipe.rows)
     dpo = mixture.stage("preference", recipe.dpo_steps * recipe.batch_size, None) if recipe.dpo_steps else None
+    tokens.keep()
     return Splits(sft, dpo, probe, mixture.facts)
-
-
-# Rows, and which of them are the same
-
-
-@dataclass(frozen=True)
-class _Corpus:
-    """A source's rows; `keys` has the digest of each row's chat (of both chats, for a pair), spaces made even."""
-
-    source: Source
-    digest: str
-    rows: tuple[Row, ...]
-    keys: tuple[tuple[bytes, ...], ...]
-
-    def held_out(self, probe: frozenset[bytes]) -> list[bool]:
-        """Of each row, whether it has the text of a probe row."""
-        return [any(key in probe for key in keys) for keys in self.keys]
-
-
-def _corpus_of(source: Source) -> _Corpus:
-    return _read_corpus(source.model_copy(update={"weight": 1.0, "sha256": None}), fingerprint(source))
-
-
-@lru_cache(maxsize=16)
-def _read_corpus(source: Source, digest: str) -> _Corpus:
-    rows = tuple(read(source))
-    return _Corpus(source, digest, rows, tuple(_keys(row) for row in rows))
-
-
-def _keys(row: Row) -> tuple[bytes, ...]:
-    if isinstance(row, Example):
-        return (_key(row.prompt, row.answer),)
-    return (_key(row.prompt, row.chosen), _key(row.prompt, row.rejected))
-
-
-def _key(prompt: Sequence[Message], answer: str) -> bytes:
-    turns = [f"{message.role}:{' '.join(message.content.split())}" for message in prompt]
-    return hashlib.sha256("\0".join([*turns, " ".join(answer.split())]).encode()).digest()
 
 
 # The probe
 
 
 def _probe(
-    recipe: Recipe, corpora: dict[str, _Corpus], tokens: _Tokens, limit: int
+    recipe: Recipe, corpora: dict[str, Corpus], tokens: Tokens, limit: int
 ) -> tuple[tuple[ProbeRow, ...], frozenset[bytes]]:
     """Probe rows and their keys: from each source in turn, by the order of the keys."""
     names = recipe.probe.sources or tuple(source.name for source in recipe.sources if source.use == "sft")
@@ -156,7 +131,7 @@ def _probe(
     return tuple(rows), frozenset(taken)
 
 
-def _candidates(corpus: _Corpus, tokens: _Tokens, limit: int, taken: set[bytes]) -> Iterator[tuple[bytes, ProbeRow]]:
+def _candidates(corpus: Corpus, tokens: Tokens, limit: int, taken: set[bytes]) -> Iterator[tuple[bytes, ProbeRow]]:
     """Every second one of the rows that are short enough, so that as many are left to train on; copies once."""
     first_with = {keys[0]: index for index, keys in reversed(list(enumerate(corpus.keys)))}
     second = False
@@ -164,9 +139,7 @@ def _candidates(corpus: _Corpus, tokens: _Tokens, limit: int, taken: set[bytes])
         if key in taken or (ids := tokens.example(corpus, index)).length > limit:
             continue
         if second:
-            row = corpus.rows[index]
-            assert isinstance(row, Example)
-            yield key, ProbeRow(*ids.with_labels(), response_bytes=len(row.answer.encode()))
+            yield key, ProbeRow(*ids.with_labels(), response_bytes=corpus.answer_bytes[index])
         second = not second
 
 
@@ -177,13 +150,18 @@ class _Mixture:
     """The stages of one recipe over its sources; `facts` fills as they are made."""
 
     def __init__(
-        self, recipe: Recipe, corpora: dict[str, _Corpus], probe: frozenset[bytes], tokens: _Tokens, limit: int
+        self, recipe: Recipe, corpora: dict[str, Corpus], probe: frozenset[bytes], tokens: Tokens, limit: int
     ) -> None:
         self.recipe, self.corpora, self.tokens, self.limit = recipe, corpora, tokens, limit
-        self.left_out = {name: corpus.held_out(probe) for name, corpus in corpora.items()}
-        self.facts = {
-            name: SourceUse(len(corpus.rows), sum(self.left_out[name]), 0, 0, 0) for name, corpus in corpora.items()
+        self.held_out = {
+            name: [any(key in probe for key in keys) for keys in corpus.keys] for name, corpus in corpora.items()
         }
+        self.facts = {name: self.use(name, 0, 0, 0) for name in corpora}
+
+    def use(self, name: str, too_long: int, used: int, examples: int) -> SourceUse:
+        """How much of a source was used."""
+        facts = self.corpora[name].facts
+        return SourceUse(facts.rows_read, facts.removed, sum(self.held_out[name]), too_long, used, examples)
 
     def stage(self, use: Use, positions: int, rows: int | None) -> datasets.Dataset:
         """The examples of one stage, in training order."""
@@ -207,7 +185,7 @@ class _Stream:
 
     def __init__(self, mixture: _Mixture, source: Source, rows: int | None) -> None:
         self.corpus = mixture.corpora[source.name]
-        self.left_out = mixture.left_out[source.name]
+        self.held_out = mixture.held_out[source.name]
         self.mixture, self.rows = mixture, rows
         self.pool: list[int] = []
         self.too_long: list[int] = []  # tokens of each
@@ -221,12 +199,11 @@ class _Stream:
 
     def facts(self) -> SourceUse:
         """What was used so far."""
-        read, held_out = len(self.corpus.rows), sum(self.left_out)
-        return SourceUse(read, held_out, len(self.too_long), len(self.pool), self.examples)
+        return self.mixture.use(self.corpus.source.name, len(self.too_long), len(self.pool), self.examples)
 
     def _order(self) -> Iterator[int]:
         seed = f"{self.mixture.recipe.seed}/{self.corpus.source.name}"
-        candidates = [index for index, left_out in enumerate(self.left_out) if not left_out]
+        candidates = [index for index, held_out in enumerate(self.held_out) if not held_out]
         for row in _shuffled(candidates, f"{seed}/0"):
             if self.rows is not None and len(self.pool) == self.rows:
                 break
@@ -241,7 +218,9 @@ class _Stream:
             yield from _shuffled(self.pool, f"{seed}/{epoch}")
 
     def _nothing_left(self) -> str:
-        counts = f"{len(self.corpus.rows):,} rows, {sum(self.left_out):,} of them held out for the probe"
+        facts = self.corpus.facts
+        gone = "".join(f", {count:,} left out by {reason}" for reason, count in facts.removed.items())
+        counts = f"{facts.rows_read:,} rows{gone}, {sum(self.held_out):,} of them held out for the probe"
         if not self.too_long:
             return f"data source {self.corpus.source.name!r} has nothing left to train on ({counts}): add rows"
         return (
@@ -266,60 +245,44 @@ def _shuffled(items: Sequence[int], seed: str) -> list[int]:
     return [items[index] for index in sorted(range(len(items)), key=places.__getitem__)]
 
 
-def _dataset(order: Sequence[tuple[_Corpus, int]], tokens: _Tokens) -> datasets.Dataset:
+def _dataset(order: Sequence[tuple[Corpus, int]], tokens: Tokens) -> datasets.Dataset:
     """Each distinct row stored once, and the order as indices into them."""
     places: dict[tuple[str, int], int] = {}
-    columns: dict[str, list[list[int]]] = {}
+    rows: list[Sides] = []
     indices: list[int] = []
-    for corpus, row in order:
-        at = (corpus.source.name, row)
+    for origin, row in order:
+        at = (origin.source.name, row)
         if at not in places:
             places[at] = len(places)
-            for name, ids in tokens.columns(corpus, row).items():
-                columns.setdefault(name, []).append(ids)
+            rows.append(tokens.sides(origin, row))
         indices.append(places[at])
-    features = datasets.Features({name: datasets.Sequence(datasets.Value("int32")) for name in columns})
-    return datasets.Dataset.from_dict(columns, features=features).select(indices)
+    columns = _examples(rows) if len(rows[0]) == 1 else _pairs(rows)
+    digest = hashlib.sha256(json.dumps([sorted(columns), indices]).encode())
+    for name in sorted(columns):
+        digest.update(columns[name].values.buffers()[1])
+        digest.update(columns[name].offsets.buffers()[1])
+    table = datasets.table.InMemoryTable(pa.table(columns))
+    made = datasets.Dataset(table, fingerprint=digest.hexdigest())  # given, or it would be hashed by pickling
+    return made.select(indices, new_fingerprint=digest.hexdigest())
 
 
-# Tokens of rows
+def _examples(rows: Sequence[Sides]) -> dict[str, pa.ListArray]:
+    prompts, answers = [ids.prompt for (ids,) in rows], [ids.answer for (ids,) in rows]
+    masks = [array("i", [IGNORED]) * len(prompt) for prompt in prompts]
+    return {"input_ids": _lists(prompts, answers), "labels": _lists(masks, answers)}
 
-_known: WeakKeyDictionary[Any, dict[tuple[str, str, str, int], tuple[Ids, ...]]] = WeakKeyDictionary()
+
+def _pairs(rows: Sequence[Sides]) -> dict[str, pa.ListArray]:
+    return {
+        "prompt_ids": _lists([chosen.prompt for chosen, _ in rows]),
+        "chosen_ids": _lists([chosen.answer for chosen, _ in rows]),
+        "rejected_ids": _lists([rejected.answer for _, rejected in rows]),
+    }
 
 
-class _Tokens:
-    """The tokens of rows, each made once. What a tokenizer has made in this process lives as long as it does."""
-
-    def __init__(self, chat: Chat) -> None:
-        self.chat, self.known = chat, _known.setdefault(chat.tokenizer, {})
-
-    def length(self, corpus: _Corpus, index: int) -> int:
-        """Tokens of a row; of a pair, of its longer side."""
-        return max(ids.length for ids in self._row(corpus, index))
-
-    def example(self, corpus: _Corpus, index: int) -> Ids:
-        """The tokens of a chat."""
-        (ids,) = self._row(corpus, index)
-        return ids
-
-    def columns(self, corpus: _Corpus, index: int) -> dict[str, list[int]]:
-        """A row as the trainers take it."""
-        sides = self._row(corpus, index)
-        if len(sides) == 1:
-            input_ids, labels = sides[0].with_labels()
-            return {"input_ids": input_ids, "labels": labels}
-        chosen, rejected = sides
-        return {
-            "prompt_ids": list(chosen.prompt),
-            "chosen_ids": list(chosen.answer),
-            "rejected_ids": list(rejected.answer),
-        }
-
-    def _row(self, corpus: _Corpus, index: int) -> tuple[Ids, ...]:
-        at = (self.chat.template, corpus.digest, corpus.source.use, index)
-        if at not in self.known:
-            row = corpus.rows[index]
-            answers = (row.chosen, row.rejected) if isinstance(row, Pair) else (row.answer,)
-            place = f"data source {corpus.source.name!r}, row {index + 1}"
-            self.known[at] = tuple(self.chat.ids(row.prompt, answer, place) for answer in answers)
-        return self.known[at]
+def _lists(*parts: Sequence[array[int]]) -> pa.ListArray:
+    """A column of int32 lists: of each row, its parts one after the other."""
+    rows = list(zip(*parts, strict=True))
+    flat = np.frombuffer(b"".join(part.tobytes() for row in rows for part in row), dtype=np.int32)
+    ends = np.cumsum([0, *(sum(map(len, row)) for row in rows)], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(ends), pa.array(flat))

@@ -29,6 +29,7 @@ def dpo_trainer(
     config = trl.DPOConfig(
         **arguments(recipe, stage, start, loaded, folder),
         max_length=None,  # TRL would cut at 1,024 tokens
+        loss_type=[recipe.dpo_loss],
         beta=recipe.dpo_beta,
     )
     left = rows_left(rows, recipe, stage, start)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from train.catalog import known, nearest
 from train.recipe import RecipeError
 
 
@@ -55,9 +56,13 @@ def _explained(error: Exception, repo: str, kind: str, revision: str | None) -> 
     missing = f"there is no folder {repo}, and " if kind == "model" else ""
     page = f"https://huggingface.co/{'datasets/' if kind == 'dataset' else ''}{repo}"
     if isinstance(error, errors.GatedRepoError):
-        return f"the {kind} {repo} is gated: ask for access on {page}, then log in with: hf auth login"
+        terms = f" (licence {base.licence})" if kind == "model" and (base := known(repo)) else ""
+        return f"the {kind} {repo} is gated{terms}: ask for access on {page}, then log in with: hf auth login"
     if isinstance(error, errors.RepositoryNotFoundError):
-        return f"{missing}the hub has no {kind} {repo}: correct the name, or, if it is private, log in: hf auth login"
+        return (
+            f"{missing}the hub has no {kind} {repo}: correct the name{_meant(repo, kind)}, or, if it is private, "
+            "log in: hf auth login"
+        )
     if isinstance(error, errors.RevisionNotFoundError):
         return f"the {kind} {repo} has no revision {revision}: choose a commit from {page}/commits/main"
     if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
@@ -65,6 +70,12 @@ def _explained(error: Exception, repo: str, kind: str, revision: str | None) -> 
         options += f" --revision {revision}" if revision else ""
         return (
             f"{missing}the hub cannot be reached, and the cache does not hold the whole {kind} {repo}: "
-            f"with a network run once: hf download {repo}{options}"
+            f"with a network run once: hf download {repo}{options}{_meant(repo, kind)}"
         )
     return f"the {kind} {repo} cannot be fetched from the hub: {error}"
+
+
+def _meant(repo: str, kind: str) -> str:
+    """A known model whose id is close to a misspelt one, as a question."""
+    meant = nearest(repo) if kind == "model" and not known(repo) else None
+    return f" (did you mean {meant}?)" if meant else ""

@@ -2,6 +2,7 @@
 
 Lines of events.jsonl that are written here, by their "event":
 
+    data         fingerprint of everything that is trained on; sources: the fields of SourceUse, by name
     step         the fields of StepFacts; of a step that was made again after a kill, the last line counts
     rung         fraction, step, bits_per_byte, seconds
     checkpoint   step, seconds
@@ -103,6 +104,8 @@ def train(
     seconds = _Seconds()
     with seconds.phase("data"):
         splits = splits or data.splits(recipe, base.tokenizer, base.context)
+    sources = {name: asdict(use) for name, use in splits.facts.items()}
+    run.append_event({"event": "data", "fingerprint": splits.fingerprint, "sources": sources})
     due = {step: [f for f in sorted(rungs) if recipe.step_at(f) == step] for step in map(recipe.step_at, rungs)}
     here = _Attempt(recipe, run, base, splits, watch or Unwatched(), due, checkpoint_every_s, seconds, newest(run))
     try:

@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +20,18 @@ import transformers
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from transformers.modeling_layers import GradientCheckpointingLayer
 
-from train.base import TARGET_MODULES, inspect_base
-from train.recipe import Base, Recipe, RecipeError, Targets
+from train.base import check_is_base, inspect_base
+from train.recipe import Base, Recipe, RecipeError
 from train.rundir import write_json
+from train.targets import described, picked
 
 # On the CPU a QLoRA step (3 layers, hidden 128, 1,024 tokens, one core with AVX512-BF16) takes 82 ms in float32 and
 # 78 ms in bfloat16; on a core without bfloat16 units (AVX2) 78 ms and 580 ms. float32 is never slow.
 COMPUTE_DTYPE = {"cpu": torch.float32, "cuda": torch.bfloat16}
+
+MAGNITUDE = "lora_magnitude_vector"  # DoRA's, in the names of parameters
 
 Tensors = dict[str, torch.Tensor]
 
@@ -61,6 +65,7 @@ def load_base(base: Base, threads: int, device: str) -> LoadedBase:
     """
     _settle(threads, device)
     facts = inspect_base(base.model, base.revision, base.sha256)
+    check_is_base(base, facts)
     assert facts.folder is not None
     try:
         tokenizer = _load_tokenizer(facts.folder)
@@ -160,20 +165,24 @@ def choose_pad_token(tokenizer: Any, vocabulary: int) -> None:
 # Adapters
 
 
-def target_modules(model: torch.nn.Module, targets: Targets) -> list[str]:
-    """The names of linear modules of `model` that `targets` means, sorted. Raises RecipeError where there is none."""
-    linears = {name.rpartition(".")[2] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    found = sorted(linears & set(TARGET_MODULES[targets]))
+def target_modules(model: torch.nn.Module, targets: str | Sequence[str]) -> list[str]:
+    """The modules of `model` that `targets` means, sorted, as PEFT takes them. Raises RecipeError where there is none.
+
+    They are last names (q_proj) where these mean the same modules, else whole ones (model.layers.3.mlp.up_proj).
+    """
+    linears = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
+    found = picked(linears, targets)
+    last = sorted({name.rpartition(".")[2] for name in found})
     if not found:
+        there = ", ".join(sorted({name.rpartition(".")[2] for name in linears}))
         raise RecipeError(
-            f"targets = {targets!r} means the modules {', '.join(TARGET_MODULES[targets])}, and this model has none of "
-            f"them; its linear modules are {', '.join(sorted(linears)) or 'none'}"
+            f"{described(targets)}, and this model has none of them; its linear modules are {there or 'none'}"
         )
-    return found
+    return last if picked(linears, last) == found else sorted(found)
 
 
 def fresh_adapter(loaded: LoadedBase, recipe: Recipe) -> Any:
-    """A PeftModel with new float32 LoRA weights, a pure function of the recipe's seed, rank and targets."""
+    """A PeftModel with new float32 LoRA weights, a pure function of the recipe's seed and settings of LoRA."""
     transformers.set_seed(recipe.seed)
     alpha = recipe.alpha_ratio * recipe.rank
     config = peft.LoraConfig(
@@ -182,6 +191,8 @@ def fresh_adapter(loaded: LoadedBase, recipe: Recipe) -> Any:
         lora_alpha=int(alpha) if alpha.is_integer() else alpha,  # readers of PEFT's files expect whole numbers
         lora_dropout=recipe.dropout,
         target_modules=target_modules(loaded.model, recipe.targets),
+        use_rslora=recipe.use_rslora,
+        use_dora=recipe.use_dora,
         bias="none",
     )
     with quiet():
@@ -228,7 +239,8 @@ def _strip(base: Any) -> None:
 def adapter_parameters(model: Any, adapter: str = "default") -> dict[str, torch.nn.Parameter]:
     """The adapter's parameters by the names that PEFT gives them in its files."""
     part = f".{adapter}."
-    return {name.replace(part, "."): p for name, p in model.named_parameters() if "lora_" in name and part in name}
+    found = {name.replace(part, "."): p for name, p in model.named_parameters() if "lora_" in name and part in name}
+    return {name.replace(f"{MAGNITUDE}.weight", MAGNITUDE): parameter for name, parameter in found.items()}
 
 
 def adapter_tensors(model: Any, adapter: str = "default") -> Tensors:
@@ -273,6 +285,28 @@ def trainable_parameters(model: torch.nn.Module) -> int:
 def assert_float32(model: Any) -> None:
     """Adapters are float32 everywhere: bfloat16 loses updates, and resuming from it is not exact."""
     assert all(p.dtype == torch.float32 for name, p in model.named_parameters() if "lora_" in name)
+
+
+def checkpoint_layers(model: Any, recipe: Recipe) -> None:
+    """Make gradient checkpointing of `model` leave out the last `recipe.uncheckpointed_layers` decoder layers.
+
+    It may be called before or after checkpointing is switched on, and holds when that is switched off and on again, as
+    TRL does around DPO's reference. Gradients stay what they are; time is bought with memory. `untouched` undoes it.
+    """
+    if not recipe.uncheckpointed_layers:
+        return
+    base = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+    layers = [module for module in base.modules() if isinstance(module, GradientCheckpointingLayer)]
+    switch = base._set_gradient_checkpointing
+
+    def switch_and_leave_out(*args: Any, **kwargs: Any) -> None:
+        switch(*args, **kwargs)
+        for layer in layers[-recipe.uncheckpointed_layers :]:
+            layer.gradient_checkpointing = False
+
+    base._set_gradient_checkpointing = switch_and_leave_out
+    for layer in layers[-recipe.uncheckpointed_layers :]:
+        layer.gradient_checkpointing = False
 
 
 @contextmanager

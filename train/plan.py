@@ -1,60 +1,52 @@
 """What a recipe will cost before it runs: trainable parameters, peak memory, work. Closed form, pure, no torch.
 
 This is also the door through which the service sees training: `inspect_base` and `inspect_sources` read what a plan
-needs of the files.
-
-The memory formulas count tensors as transformers, peft, bitsandbytes and TRL keep them, for float32 adapters on an NF4
-base. A micro-batch has T tokens in sequences of S; the model has hidden size H, intermediate size I, A = heads x
-head_dim, K = kv_heads x head_dim, and computes in c bytes (2 on CUDA under bfloat16 autocast, 4 on the CPU).
-
-    weights        NF4: n/2 + n/64 + n/4096 bytes of a matrix of n elements; all else c bytes a parameter
-    adapters       4 P, and 2 P for autocast's copies; in the DPO stage twice that, for the reference
-    gradients      4 P
-    optimizer      8 P (AdamW), 2.03 P (8 bit)
-    activations    saved for the backward pass: T x `saved_bytes` a layer, or c H T a layer with checkpointing
-    workspace      the backward pass of one layer, with what checkpointing computes again for it
-    loss           CUDA: TRL's fused head, in tiles; CPU: the logits, their softmax and their gradient
-    context        what CUDA, the libraries or the interpreter take for themselves
-
-The loss and the backward pass of the layers do not overlap: of loss and workspace, only the larger one is in the peak.
-Source of the fused head's terms: trl/trainer/utils.py.
+needs of the files. The formulas are in train.memory and train.flops, and derived in docs/memory.md.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
-from train.base import TARGET_MODULES, BaseFacts, Linear, facts_of_config, inspect_base
-from train.recipe import Frozen, Recipe, RecipeError
+from train.base import TARGET_MODULES, BaseFacts, Linear, check_is_base, facts_of_config, inspect_base, targeted
+from train.calibration import ASSUMED, context_bytes
+from train.flops import SPEEDS, Seconds, Speed, flops_per_token, seconds, speed_of
+from train.memory import Category, DeviceKind, Memory, StageName, Step, generating, peaks
+from train.recipe import Frozen, Recipe
+from train.shapes import shape_of
 from train.sources import SourceFacts, inspect_sources
 
 __all__ = [
+    "SPEEDS",
     "TARGET_MODULES",
     "BaseFacts",
+    "Category",
+    "DeviceKind",
     "Layer",
     "Plan",
+    "Room",
+    "Seconds",
     "SourceFacts",
+    "Speed",
+    "check_is_base",
+    "context_bytes",
     "facts_of_config",
+    "generation_bytes",
     "inspect_base",
     "inspect_sources",
     "plan",
-    "saved_bytes",
+    "room",
+    "shape_of",
+    "speed_of",
+    "step_seconds",
+    "targeted",
 ]
-
-DeviceKind = Literal["cuda", "cpu"]
-Category = Literal["weights", "adapters", "gradients", "optimizer", "activations", "workspace", "loss", "context"]
-StageName = Literal["sft", "dpo"]
-
-MIB = 2**20
-_CONTEXT = {"cuda": 486 * MIB, "cpu": 700 * MIB}  # CUDA's own and cuBLAS's workspaces; the interpreter and libraries
-_OPTIMIZER = {"adamw": 8.0, "adamw_8bit": 2 + 8 / 256, "paged_adamw_8bit": 2 + 8 / 256}  # bytes a parameter
-_TILE_TOKENS, _TILE_VOCABULARY = 4096, 32768  # of the fused head
 
 
 class Layer(Frozen):
-    """The adapters on one kind of module: `count` of them, with `parameters` each, rank x (inputs + outputs)."""
+    """The adapters on one kind of module: `count` of them, with `parameters` each: rank x (inputs + outputs), and
+    with DoRA one for each output."""
 
     module: str
     inputs: int
@@ -65,10 +57,12 @@ class Layer(Frozen):
 
 
 class Plan(Frozen):
-    """What a run will cost. Memory is bytes at the peak of `peak_stage`; see the module for the categories.
+    """What a run will cost. Memory is bytes at the peak, which is in a phase of a step of `peak_stage`.
 
-    `tokens_at_most` are those that pass through the model if every row is as long as may be; a preference pair counts
-    as two rows. `flops_per_token` are those of a training token of a full-length row, recomputation included.
+    Its categories add up to `peak_bytes`; `stage_bytes` has the peak of each stage. `tokens_at_most` are those that
+    pass through the model if every row is as long as may be; a preference pair counts as two rows. `flops_per_token`
+    are those of a training token of a full-length row, recomputation included. `disk_bytes` are those of a run's
+    folder at most: three checkpoints, of which one is being written, and the finished adapter.
     """
 
     trainable_parameters: int
@@ -76,11 +70,14 @@ class Plan(Frozen):
     memory: dict[Category, int]
     peak_bytes: int
     peak_stage: StageName
+    peak_phase: str
+    stage_bytes: dict[StageName, int]
     steps: int
     sft_steps: int
     dpo_steps: int
     tokens_at_most: int
     flops_per_token: float
+    disk_bytes: int
 
     def fits(self, limit_bytes: int) -> str | None:
         """None where the peak is within `limit_bytes`; else why not, and what to lower."""
@@ -94,158 +91,146 @@ class Plan(Frozen):
         )
 
 
-def plan(recipe: Recipe, facts: BaseFacts, device_kind: DeviceKind) -> Plan:
-    """The plan of `recipe` on a base model. Raises RecipeError where the model has none of the recipe's targets."""
+class Room(NamedTuple):
+    """The largest that a memory has room for, all else in the recipe being as it is; 0 where nothing fits.
+
+    `micro_batch_size` divides the recipe's batch_size; `max_length` is for micro-batches of one example;
+    `uncheckpointed_layers` are for the recipe's own batch.
+    """
+
+    micro_batch_size: int
+    max_length: int
+    uncheckpointed_layers: int
+
+
+def plan(recipe: Recipe, facts: BaseFacts, device_kind: DeviceKind, context: int | None = None) -> Plan:
+    """The plan of `recipe` on a base model; `context` are the bytes that the device takes beside torch's tensors.
+
+    Raises RecipeError where the model has none of the recipe's targets.
+    """
     layers = _layers(recipe, facts)
     trainable = sum(layer.parameters * layer.count for layer in layers)
+    context = ASSUMED[device_kind] if context is None else context
     stages: list[StageName] = ["sft", "dpo"] if recipe.dpo_steps else ["sft"]
-    memories = {stage: _memory(recipe, facts, device_kind, stage, layers) for stage in stages}
-    peak_stage = max(stages, key=lambda stage: _peak(memories[stage]))
+    widest = {stage: _widest(peaks(facts, _step(recipe, facts, device_kind, stage, layers))) for stage in stages}
+    totals = {stage: sum(memory.values()) + context for stage, (_, memory) in widest.items()}
+    peak_stage = max(stages, key=lambda stage: totals[stage])
+    phase, memory = widest[peak_stage]
     length = min(recipe.max_length, facts.context)
     return Plan(
         trainable_parameters=trainable,
         layers=layers,
-        memory=memories[peak_stage],
-        peak_bytes=_peak(memories[peak_stage]),
+        memory={**memory, "context": context},
+        peak_bytes=totals[peak_stage],
         peak_stage=peak_stage,
+        peak_phase=phase,
+        stage_bytes=totals,
         steps=recipe.steps,
         sft_steps=recipe.sft_steps,
         dpo_steps=recipe.dpo_steps,
         tokens_at_most=(recipe.sft_steps + 2 * recipe.dpo_steps) * recipe.batch_size * length,
-        flops_per_token=_flops(recipe, facts, trainable, length),
+        flops_per_token=flops_per_token(recipe, facts, trainable, length),
+        disk_bytes=_disk_bytes(recipe, trainable),
     )
 
 
+def _disk_bytes(recipe: Recipe, trainable: int) -> int:
+    """float32 adapters, the DPO stage's reference beside them, and the optimizer's states, which paging leaves alike;
+    4 MiB for all else (events, samples, random states)."""
+    states = 8.0 if recipe.optimizer == "adamw" else 2.04
+    checkpoint = trainable * (4 + states + (4 if recipe.dpo_steps else 0))
+    return round(3 * checkpoint + 4 * trainable) + 4 * 2**20
+
+
+def _widest(phases: dict[str, Memory]) -> tuple[str, dict[Category, int]]:
+    """The phase with the largest sum, in whole bytes."""
+    name = max(phases, key=lambda phase: sum(phases[phase].values()))
+    return name, {category: round(size) for category, size in phases[name].items()}
+
+
 def _layers(recipe: Recipe, facts: BaseFacts) -> tuple[Layer, ...]:
-    targets = TARGET_MODULES[recipe.targets]
-    layers = tuple(_layer(linear, recipe.rank) for linear in facts.linears if linear.name in targets)
-    if not layers:
-        there = ", ".join(sorted({linear.name for linear in facts.linears})) or "none that Nightshift knows"
-        raise RecipeError(
-            f"targets = {recipe.targets!r} puts LoRA on {', '.join(targets)}, and the base model has none of them "
-            f"(it has {there}); choose other targets"
-        )
-    return layers
+    return tuple(_layer(linear, recipe) for linear in targeted(facts.linears, recipe.targets))
 
 
-def _layer(linear: Linear, rank: int) -> Layer:
+def _layer(linear: Linear, recipe: Recipe) -> Layer:
+    magnitudes = linear.outputs if recipe.use_dora else 0
     return Layer(
         module=linear.name,
         inputs=linear.inputs,
         outputs=linear.outputs,
-        rank=rank,
-        parameters=rank * (linear.inputs + linear.outputs),
+        rank=recipe.rank,
+        parameters=recipe.rank * (linear.inputs + linear.outputs) + magnitudes,
         count=linear.count,
     )
 
 
+def _step(recipe: Recipe, facts: BaseFacts, device: DeviceKind, stage: StageName, layers: tuple[Layer, ...]) -> Step:
+    whole = min(recipe.uncheckpointed_layers, facts.layers) if recipe.gradient_checkpointing else facts.layers
+    return Step(
+        device=device,
+        stage=stage,
+        rows=recipe.micro_batch_size * (2 if stage == "dpo" else 1),
+        length=min(recipe.max_length, facts.context),
+        packed=recipe.packing and stage == "sft",
+        accumulates=recipe.batch_size > recipe.micro_batch_size,
+        rank=recipe.rank,
+        modules=_together(layers),
+        sides=tuple(recipe.rank * side for layer in layers for side in (layer.inputs, layer.outputs)),
+        dropout=recipe.dropout > 0 and stage == "sft",  # DPO compares log-probabilities with dropout off
+        optimizer=recipe.optimizer,
+        checkpointed=facts.layers - whole,
+        whole=whole,
+        dora=recipe.use_dora,
+    )
+
+
+def _together(layers: tuple[Layer, ...]) -> dict[str, int]:
+    """Parameters by module: one kind of module can have several sizes."""
+    modules: dict[str, int] = {}
+    for layer in layers:
+        modules[layer.module] = modules.get(layer.module, 0) + layer.parameters * layer.count
+    return modules
+
+
+def room(recipe: Recipe, facts: BaseFacts, device: DeviceKind, limit_bytes: int, context: int | None = None) -> Room:
+    """The largest batch, length and number of un-checkpointed layers within `limit_bytes`."""
+
+    def fits(**changes: int) -> bool:
+        changed = recipe.model_copy(update=changes)
+        return plan(changed, facts, device, context).peak_bytes <= limit_bytes
+
+    sizes = [size for size in range(1, recipe.batch_size + 1) if recipe.batch_size % size == 0]
+    layers = range(1, facts.layers + 1) if recipe.gradient_checkpointing else range(0)
+    return Room(
+        _largest(sizes, lambda size: fits(micro_batch_size=size)),
+        _largest(range(8, facts.context + 1), lambda length: fits(micro_batch_size=1, max_length=length)),
+        _largest(layers, lambda count: fits(uncheckpointed_layers=count)),
+    )
+
+
+def _largest(rising: Sequence[int], fits: Callable[[int], bool]) -> int:
+    """The last of the numbers that fits, where every one before it does; 0 where none does."""
+    low, high = 0, len(rising)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if fits(rising[middle]) else (low, middle)
+    return rising[low - 1] if low else 0
+
+
+def step_seconds(recipe: Recipe, facts: BaseFacts, speed: Speed) -> Seconds:
+    """An estimate of one supervised optimizer step on a card, with rows of full length."""
+    layers = _layers(recipe, facts)
+    trainable = sum(layer.parameters * layer.count for layer in layers)
+    return seconds(recipe, facts, {layer.module: layer.outputs for layer in layers}, trainable, speed)
+
+
+def generation_bytes(
+    recipe: Recipe, facts: BaseFacts, device: DeviceKind, sequences: int, prompt: int, new: int
+) -> int:
+    """The peak of answering with the trained adapter: `sequences` prompts at once, `new` tokens each."""
+    adapters = sum(layer.parameters * layer.count for layer in _layers(recipe, facts))
+    return round(sum(generating(facts, adapters, sequences, prompt, new, device).values())) + ASSUMED[device]
+
+
 def _gib(size: int) -> str:
     return f"{size / 2**30:.2f} GiB"
-
-
-# Memory
-
-
-def _memory(
-    recipe: Recipe, facts: BaseFacts, device: DeviceKind, stage: StageName, layers: tuple[Layer, ...]
-) -> dict[Category, int]:
-    width = 2 if device == "cuda" else 4
-    trainable = sum(layer.parameters * layer.count for layer in layers)
-    sequences = recipe.micro_batch_size * (2 if stage == "dpo" else 1)
-    length = min(recipe.max_length, facts.context)
-    tokens = sequences * length
-    dropout = recipe.dropout > 0 and stage == "sft"  # DPO compares log-probabilities with dropout off
-    saved = tokens * saved_bytes(facts, layers, device, dropout=dropout, padded_to=length if sequences > 1 else 0)
-    checkpoint = width * facts.hidden * tokens
-    adapters = trainable * (4 + 2 * (device == "cuda")) * (2 if stage == "dpo" else 1)
-    return {
-        "weights": _weights(facts, width),
-        "adapters": adapters,
-        "gradients": 4 * trainable,
-        "optimizer": math.ceil(_OPTIMIZER[recipe.optimizer] * trainable),
-        "activations": facts.layers * (checkpoint if recipe.gradient_checkpointing else saved),
-        "workspace": _backward(facts, tokens, width) + (saved if recipe.gradient_checkpointing else 0),
-        "loss": _loss(facts, tokens, device),
-        "context": _CONTEXT[device],
-    }
-
-
-def _peak(memory: dict[Category, int]) -> int:
-    return sum(memory.values()) - min(memory["workspace"], memory["loss"])
-
-
-def _weights(facts: BaseFacts, width: int) -> int:
-    nf4 = sum(_nf4(linear.inputs * linear.outputs) * linear.count for linear in facts.linears)
-    return nf4 + width * (facts.parameters - facts.linear_parameters)
-
-
-def _nf4(elements: int) -> int:
-    """Bytes of a matrix in NF4 with double quantization: 4 bits an element, a byte for each 64, 4 for each 16,384;
-    every tensor is rounded up to 512, and the code and offset are two tensors more."""
-    parts = (elements / 2, elements / 64, elements / 4096)
-    return sum(512 * math.ceil(part / 512) for part in parts) + 2 * 512
-
-
-def saved_bytes(facts: BaseFacts, layers: Iterable[Layer], device: DeviceKind, *, dropout: bool, padded_to: int) -> int:
-    """Bytes that one decoder layer saves for its backward pass, for each token; `layers` are the adapters.
-
-    `padded_to`: the length of the rows where a batch has padding (0: it has none). An attention mask then is kept in
-    each layer, and keys and values are repeated for every head.
-    """
-    width = 2 if device == "cuda" else 4
-    attention, kv = facts.heads * facts.head_dim, facts.kv_heads * facts.head_dim
-    if padded_to:
-        kv = attention
-    norms_and_attention = 8 * facts.hidden + 8 + 2 * width * (attention + kv) + 4 * facts.heads + width * padded_to
-    mlp = 3 * width * facts.intermediate
-    return norms_and_attention + mlp + _saved_by_adapters(layers, width, dropout)
-
-
-def _saved_by_adapters(layers: Iterable[Layer], width: int, dropout: bool) -> int:
-    """Inputs and middles of the adapters. Autocast and dropout give each adapter a copy of its input; else modules
-    that read the same tensor share one, and o_proj reads what attention keeps anyway."""
-    there = {layer.module: layer for layer in layers}
-    middles = sum(width * layer.rank for layer in there.values())
-    if dropout:
-        mask = 1 if width == 2 else 4
-        return middles + sum((width + mask) * layer.inputs for layer in there.values())
-    if width == 2:
-        return middles + sum(width * layer.inputs for layer in there.values())
-    readers = [("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"), ("down_proj",)]
-    return middles + sum(max((4 * there[n].inputs for n in names if n in there), default=0) for names in readers)
-
-
-def _backward(facts: BaseFacts, tokens: int, width: int) -> int:
-    """Temporaries of one layer's backward pass: gradients, casts, and a matrix in full (2 or 4 bytes an element).
-
-    The coefficients bound what torch's profiler saw over model shapes and target sets, by at most a third of it.
-    """
-    matrix = width * facts.hidden * facts.intermediate
-    per_token = 6 * facts.intermediate + 12 * facts.hidden if width == 2 else 11 * facts.intermediate + 3 * facts.hidden
-    return per_token * tokens + matrix
-
-
-def _loss(facts: BaseFacts, tokens: int, device: DeviceKind) -> int:
-    if device == "cpu":
-        return (12 * facts.vocab + 4 * facts.hidden) * tokens
-    tiles = 2 * min(_TILE_VOCABULARY, facts.vocab) * min(_TILE_TOKENS, tokens)
-    return 12 * facts.hidden * tokens + tiles
-
-
-# Work
-
-
-def _flops(recipe: Recipe, facts: BaseFacts, trainable: int, length: int) -> float:
-    """Floating-point operations of one token, forward and backward: the frozen weights need no gradient of their own.
-
-    Causal attention over a row of `length` takes half of the full square.
-    """
-    passes = 3 if recipe.gradient_checkpointing else 2  # forward, (forward again,) gradient of the inputs
-    attention = 2 * facts.layers * facts.heads * facts.head_dim * length  # scores and values, half of the square
-    head = facts.vocab * facts.hidden
-    return float(
-        2 * passes * facts.linear_parameters
-        + 2 * (passes + 1) * trainable
-        + attention * (passes + 1.5)  # its backward pass is five products to the forward's two
-        + 4 * head
-    )

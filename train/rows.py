@@ -6,7 +6,8 @@ What is accepted:
                 or messages (or conversations): [{role, content}, ...], [{from, value}, ...], or strings in turn
     preference  prompt (or instruction), chosen and rejected, each a string or a list of messages
 
-A field `system` beside either of them is the system message. Other fields are left alone.
+A field `system` beside either of them is the system message, and `lang` the language. Other fields are left alone.
+Data sets of another structure are brought into these by train.formats.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 ROLES = ("system", "user", "assistant")
-_ROLE_ALIASES = {"human": "user", "gpt": "assistant"}
+_ROLE_ALIASES = {"human": "user", "prompter": "user", "gpt": "assistant"}
 _CONVERSATIONS = ("messages", "conversations")
 _PROMPTS = ("prompt", "instruction")
 _CONTEXTS = ("context", "input")
@@ -42,6 +43,7 @@ class Example:
     """A chat that ends with the assistant's answer, which is what is learned: only the last one, in a longer chat."""
 
     messages: tuple[Message, ...]
+    language: str = ""  # what the data set says; empty where it says nothing
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -61,6 +63,7 @@ class Pair:
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
+    language: str = ""
 
 
 Row = Example | Pair
@@ -73,6 +76,12 @@ def texts(row: Row) -> Iterator[str]:
     else:
         yield from (message.content for message in row.prompt)
         yield from (row.chosen, row.rejected)
+
+
+def every_answer(chat: Example) -> tuple[Example, ...]:
+    """The chat up to each of its answers, in their order; an empty answer is context and no row."""
+    ends = [n for n, message in enumerate(chat.messages, 1) if message.role == "assistant" and message.content.strip()]
+    return tuple(Example(chat.messages[:end], chat.language) for end in ends)
 
 
 def example(record: Record) -> Example:
@@ -89,7 +98,7 @@ def example(record: Record) -> Example:
         raise BadRow("ends with the user's turn; the last message must be the assistant's answer")
     if not messages[-1].content.strip():
         raise BadRow("the answer is empty; leave the row out")
-    return Example(messages)
+    return Example(messages, _language(record))
 
 
 def pair(record: Record) -> Pair:
@@ -102,9 +111,11 @@ def pair(record: Record) -> Pair:
     before_rejected, rejected = _side(record["rejected"], "rejected", prompt)
     if before_chosen != before_rejected:
         raise BadRow("chosen and rejected answer different prompts")
+    if not chosen.strip():
+        raise BadRow("the chosen answer is empty; leave the row out")
     messages = _with_system(record, before_chosen)
     _check_order((*messages, Message("assistant", chosen)))
-    return Pair(messages, chosen, rejected)
+    return Pair(messages, chosen, rejected, _language(record))
 
 
 def _side(value: Any, name: str, prompt: tuple[Message, ...] | None) -> tuple[tuple[Message, ...], str]:
@@ -155,6 +166,10 @@ def _message(item: Any, where: str, number: int) -> Message:
     if role not in ROLES:
         raise BadRow(f"{where} has the role {item[role_name]!r}; known roles are {', '.join(ROLES)}")
     return Message(role, _text(item[content_name], f"{content_name} of {where}"))
+
+
+def _language(record: Record) -> str:
+    return _text(record["lang"], "lang") if record.get("lang") is not None else ""
 
 
 def _with_system(record: Record, messages: tuple[Message, ...]) -> tuple[Message, ...]:
@@ -217,4 +232,7 @@ def _lacking(record: Record, use: str) -> str:
         return f'{there}; a source with use = "preference" needs prompt, chosen and rejected'
     if "chosen" in record and "rejected" in record:
         return f'{there}: preferences; give the source use = "preference"'
-    return f"{there}; it needs prompt and response (or instruction and response, prompt and completion), or messages"
+    return (
+        f"{there}; it needs prompt and response (or instruction and response, prompt and completion), or messages: "
+        'name its own fields, like fields = { prompt = "question", response = "answer" }'
+    )

@@ -10,6 +10,7 @@ import transformers
 from trl.kernels import ChunkedLogProbFunction
 
 from train.model import LoadedBase
+from train.neftune import noisy_embeddings
 from train.packing import ATTENTION, IGNORED, MicroBatch, StepBatch, attention_of, step_batch
 from train.recipe import Recipe, RecipeError
 from train.stage import Stage, StageTrainer, arguments, rows_left
@@ -36,7 +37,8 @@ class SFTStage(StageTrainer):
         """The micro-batch's share of the step's loss."""
         batch = MicroBatch(**inputs)
         assert not return_outputs
-        loss: torch.Tensor = token_losses(self.loaded, batch).sum() / num_items_in_batch
+        with noisy_embeddings(self.loaded.model, self.recipe.neftune_alpha, batch.lengths):
+            loss: torch.Tensor = token_losses(self.loaded, batch).sum() / num_items_in_batch
         return loss
 
     def _get_num_items_in_batch(self, batch_samples: list[StepBatch], device: torch.device) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,8 +13,10 @@ import torch
 import transformers
 from torch.utils.data import DataLoader
 
-from train.model import LoadedBase, adapter_parameters, keep_float32
-from train.recipe import Recipe, Schedule
+from train.model import MAGNITUDE, LoadedBase, adapter_parameters, checkpoint_layers, keep_float32
+from train.recipe import Recipe
+
+Parameters = Mapping[str, torch.nn.Parameter]
 
 
 class TrainingFailed(Exception):
@@ -47,18 +49,28 @@ def stages(recipe: Recipe) -> tuple[Stage, ...]:
     return (sft, dpo) if dpo.steps else (sft,)
 
 
-def learning_rate_factor(schedule: Schedule, warmup: float, step: int, steps: int) -> float:
+def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:
     """The share of the peak learning rate at `step` of a stage of `steps` (step 0 is the first one, and above 0).
 
-    A closed form of the step alone: a resumed stage needs no scheduler state.
+    A closed form of the step alone: a resumed stage needs no scheduler state. "wsd" (warmup, stable, decay) falls only
+    at the end, as 1 minus the square root of the decay's progress (Hägele et al., arXiv 2405.18392).
     """
-    rising = math.ceil(warmup * steps)
+    rising = math.ceil(recipe.warmup * steps)
     if step < rising:
         return (step + 1) / (rising + 1)
-    if schedule == "constant":
+    if recipe.schedule == "constant":
         return 1.0
-    left = (steps - step) / (steps - rising) if step < steps else 0.0
-    return left if schedule == "linear" else 0.5 * (1.0 - math.cos(math.pi * left))
+    falling = steps - rising
+    if recipe.schedule == "wsd":
+        falling = min(falling, math.ceil(recipe.decay * steps))
+    left = min(1.0, (steps - step) / falling) if step < steps else 0.0
+    match recipe.schedule:
+        case "wsd":
+            return 1.0 - math.sqrt(1.0 - left)
+        case "linear":
+            return left
+        case _:
+            return 0.5 * (1.0 - math.cos(math.pi * left))
 
 
 class StageTrainer(transformers.Trainer):  # type: ignore[misc]
@@ -72,6 +84,7 @@ class StageTrainer(transformers.Trainer):  # type: ignore[misc]
         self.recipe, self.stage, self.start, self.loaded = recipe, stage, start, loaded
         with keep_float32(model):
             super().__init__(model=model, processing_class=loaded.tokenizer, **kwargs)
+        checkpoint_layers(model, recipe)
         self.remove_callback(transformers.PrinterCallback)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -85,8 +98,7 @@ class StageTrainer(transformers.Trainer):  # type: ignore[misc]
 
     def create_optimizer(self, model: Any = None) -> Any:
         """The recipe's optimizer over the adapter's weights."""
-        parameters = list(adapter_parameters(self.model).values())
-        self.optimizer = make_optimizer(self.recipe, parameters, self.stage.learning_rate)
+        self.optimizer = make_optimizer(self.recipe, adapter_parameters(self.model), self.stage.learning_rate)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
@@ -94,7 +106,7 @@ class StageTrainer(transformers.Trainer):  # type: ignore[misc]
         begun = self.start - self.stage.first
 
         def factor(step: int) -> float:
-            return learning_rate_factor(self.recipe.schedule, self.recipe.warmup, begun + step, self.stage.steps)
+            return learning_rate_factor(self.recipe, begun + step, self.stage.steps)
 
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
@@ -111,14 +123,24 @@ class StageTrainer(transformers.Trainer):  # type: ignore[misc]
         """TRL would report the model's architecture to the hub."""
 
 
-def make_optimizer(recipe: Recipe, parameters: list[torch.nn.Parameter], learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW with the usual betas (0.9, 0.999) and epsilon 1e-8, with states in 32 or 8 bits, the latter also paged."""
+def make_optimizer(recipe: Recipe, parameters: Parameters, learning_rate: float) -> torch.optim.Optimizer:
+    """AdamW (beta1 0.9, epsilon 1e-8) with states in 32 or 8 bits, the latter also paged, over weights by name.
+
+    B's learning rate is `loraplus_ratio` times the others' (LoRA+, arXiv 2402.12354). DoRA's magnitudes do not decay:
+    they do not start at 0, as what LoRA adds does, but at the norms of the base's weights.
+    """
     makers: dict[str, Callable[..., torch.optim.Optimizer]] = {
         "adamw": lambda *args, **kwargs: torch.optim.AdamW(*args, **kwargs, fused=True),
         "adamw_8bit": bnb.optim.AdamW8bit,
         "paged_adamw_8bit": bnb.optim.PagedAdamW8bit,
     }
-    return makers[recipe.optimizer](parameters, lr=learning_rate, weight_decay=recipe.weight_decay)
+    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {(learning_rate, recipe.weight_decay): []}
+    for name, parameter in parameters.items():
+        rate = learning_rate * (recipe.loraplus_ratio if "lora_B" in name else 1.0)
+        decay = 0.0 if name.endswith(MAGNITUDE) else recipe.weight_decay
+        groups.setdefault((rate, decay), []).append(parameter)
+    made = [{"params": found, "lr": rate, "weight_decay": decay} for (rate, decay), found in groups.items() if found]
+    return makers[recipe.optimizer](made, lr=learning_rate, betas=(0.9, recipe.adam_beta2))
 
 
 def arguments(recipe: Recipe, stage: Stage, start: int, loaded: LoadedBase, folder: str) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -164,6 +166,21 @@ def test_the_budget_is_never_exceeded_and_more_of_it_lets_the_trial_go_on(endles
             steps.add(result["steps"])
     (trial,) = view.read(folder).trials
     assert trial.state == "interrupted"
+
+
+def test_a_full_disk_ends_the_night_before_the_trial_begins(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("search.loop.shutil.disk_usage", lambda _: usage._replace(free=10**6))
+    folder = tmp_path / "studies" / "tiny"
+    assert re.search(
+        r"the disk of .*tiny has 0.00 GiB free, .* may need \d.\d\d GiB; make room", work(study_file, folder)
+    )
+    assert not list((folder / "runs" / "000").glob("checkpoints/*"))
+    monkeypatch.undo()
+    assert work(study_file, folder) == "all 4 trials are done"
+    assert [t.number for t in view.read(folder).trials] == [0, 1, 2, 3]
 
 
 def test_a_study_has_one_service(long_study: Path, tmp_path: Path) -> None:

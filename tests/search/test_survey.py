@@ -87,6 +87,31 @@ def test_a_base_without_a_chat_template_needs_one(study: Path) -> None:
     assert not survey(config.load(study)).base.has_chat_template
 
 
+def test_a_model_that_was_tuned_for_chat_is_refused_unless_it_is_allowed(study: Path) -> None:
+    model = study.parent / "model"
+    model.rename(model.with_name("model-chat"))
+    study.write_text(study.read_text().replace('model = "model"', 'model = "model-chat"'))
+    (found,) = problems(study)
+    assert "[base] model: " in found
+    assert found.endswith("or set allow_instruct = true in [base] to go on with this one")
+    study.write_text(study.read_text().replace("[base]", "[base]\nallow_instruct = true"))
+    assert survey(config.load(study)).base.tuned
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("[recipe]", "[recipe]\ntargets = ['c_attn']"),
+        ("[space]", "[space]\ntargets = { choices = ['all-linear', '.*c_attn'] }"),
+    ],
+)
+def test_targets_that_the_model_has_not_name_those_it_has(study: Path, old: str, new: str) -> None:
+    study.write_text(study.read_text().replace(old, new))
+    (found,) = problems(study)
+    assert f"{old} targets: targets = " in found
+    assert "the base model has none of them (it has down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj" in found
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [

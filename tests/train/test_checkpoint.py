@@ -28,7 +28,7 @@ def weights(seed: int = 0) -> dict[str, torch.nn.Parameter]:
 
 
 def stepped(recipe: Recipe, parameters: dict[str, torch.nn.Parameter], steps: int) -> torch.optim.Optimizer:
-    optimizer = make_optimizer(recipe, list(parameters.values()), 1e-2)
+    optimizer = make_optimizer(recipe, parameters, 1e-2)
     for step in range(steps):
         one_more(optimizer, parameters, step)
     return optimizer
@@ -208,12 +208,12 @@ def test_an_optimizer_goes_on_bit_for_bit(tmp_path: Path, kind: str) -> None:
     one_more(optimizer, parameters, 3)
 
     again = {name: torch.nn.Parameter(tensor) for name, tensor in saved.adapter().items()}
-    restored = make_optimizer(run.recipe(), list(again.values()), 1e-2)
+    restored = make_optimizer(run.recipe(), again, 1e-2)
     saved.restore_optimizer(restored, again)
     one_more(restored, again, 3)
     assert all(torch.equal(again[name], parameters[name]) for name in NAMES)
     without = {name: torch.nn.Parameter(tensor) for name, tensor in saved.adapter().items()}
-    one_more(make_optimizer(run.recipe(), list(without.values()), 1e-2), without, 3)
+    one_more(make_optimizer(run.recipe(), without, 1e-2), without, 3)
     assert not torch.equal(without[NAMES[0]], parameters[NAMES[0]])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
@@ -17,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from train.data import PROBE_TOKENS, Splits, splits
-from train.recipe import Base, Probe, Recipe, RecipeError, Source
+from train.recipe import Base, Filters, Probe, Recipe, RecipeError, Source
 
 TEMPLATE = (
     "{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
@@ -86,7 +85,7 @@ def recipe(folder: Path, clean: float = 1.0, noisy: float = 1.0, **changes: Any)
 
 def one_source(path: Path, **changes: Any) -> Recipe:
     settings = {"examples": 8, "batch_size": 4, "probe": Probe(rows=1), "max_length": 512}
-    return Recipe(base=Base(model="base"), sources=(Source(name="only", path=str(path)),), **{**settings, **changes})
+    return Recipe(base=Base(model="base"), **{"sources": (Source(name="only", path=str(path)),), **settings, **changes})
 
 
 def texts(made: Splits, tokenizer: Any) -> list[str]:
@@ -209,7 +208,9 @@ def test_the_probe_is_never_trained_on(folder: Path, tokenizer: Any) -> None:
 def test_copies_that_differ_in_spaces_are_held_out_too(tmp_path: Path, tokenizer: Any) -> None:
     rows = numbered("x", 20)
     spaced = [{"prompt": f" {row['prompt']}  ", "response": row["response"].replace(" ", "\n")} for row in rows]
-    made = splits(one_source(write(tmp_path / "a.jsonl", [*rows, *spaced]), probe=Probe(rows=5)), tokenizer)
+    path = str(write(tmp_path / "a.jsonl", [*rows, *spaced]))
+    sources = (Source(name="only", path=path, filters=Filters(duplicates="keep")),)
+    made = splits(one_source(Path(path), probe=Probe(rows=5), sources=sources), tokenizer)
     assert made.facts["only"].rows_held_out == 10
 
 
@@ -371,27 +372,28 @@ def test_a_second_run_on_the_same_data_is_quick(tmp_path: Path, tokenizer: Any) 
 
 
 DIGEST = """
-import hashlib, json, sys
+import sys
 sys.path[:0] = sys.argv[2:]
 from pathlib import Path
 from test_data import make_tokenizer, recipe, splits
-made = splits(recipe(Path(sys.argv[1]), dpo_share=0.25, rows=30, examples=200), make_tokenizer())
-text = json.dumps([made.sft[:], made.dpo[:], [row.input_ids for row in made.probe]])
-print(hashlib.sha256(text.encode()).hexdigest())
+print(splits(recipe(Path(sys.argv[1]), dpo_share=0.25, rows=30, examples=200), make_tokenizer()).fingerprint)
 """
 
 
-def test_two_processes_make_the_same(folder: Path, tokenizer: Any) -> None:
+def test_two_processes_make_the_same(folder: Path, tokenizer: Any, tmp_path: Path) -> None:
+    """The same splits and the same files in the cache, byte for byte."""
     here = str(Path(__file__).parent)
-    digests = []
+    digests, kept = [], []
     for seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed}
+        environment = {**os.environ, "PYTHONHASHSEED": seed, "XDG_CACHE_HOME": str(tmp_path / seed)}
         command = [sys.executable, "-W", "ignore", "-c", DIGEST, str(folder), here]
         digests.append(subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout)
+        files = [path for path in (tmp_path / seed).rglob("*") if path.is_file()]
+        kept.append({path.relative_to(tmp_path / seed): path.read_bytes() for path in files})
     made = splits(recipe(folder, dpo_share=0.25, rows=30, examples=200), tokenizer)
-    assert made.dpo is not None
-    own = json.dumps([made.sft[:], made.dpo[:], [row.input_ids for row in made.probe]])
-    assert [digest.strip() for digest in digests] == [hashlib.sha256(own.encode()).hexdigest()] * 2
+    assert [digest.strip() for digest in digests] == [made.fingerprint] * 2
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == 6  # rows and tokens of each source
 
 
 def test_the_order_is_what_it_always_was(folder: Path, tokenizer: Any) -> None:

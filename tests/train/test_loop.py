@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import tiny_train
@@ -23,6 +23,7 @@ from train import data
 from train.checkpoint import newest
 from train.loop import StepFacts, Trained, TrainingFailed, Unwatched, train
 from train.model import COMPUTE_DTYPE, LoadedBase, adapter_tensors, drop_adapter, load_adapter, load_base
+from train.plan import inspect_base, plan
 from train.recipe import Base, Probe, Recipe, Schedule, Source
 from train.rundir import RunDir
 from train.stage import learning_rate_factor, stages
@@ -197,19 +198,25 @@ def test_gradient_checkpointing_changes_no_weight(base: LoadedBase, both: Recipe
 
 
 @given(
-    schedule=st.sampled_from(["cosine", "linear", "constant"]),
+    schedule=st.sampled_from(get_args(Schedule)),
     warmup=st.floats(0, 1),
+    decay=st.floats(0.01, 1),
     steps=st.integers(1, 500),
 )
-def test_the_learning_rate_rises_to_its_peak_and_falls(schedule: Schedule, warmup: float, steps: int) -> None:
-    factors = [learning_rate_factor(schedule, warmup, step, steps) for step in range(steps)]
+def test_the_learning_rate_rises_to_its_peak_and_falls(
+    schedule: Schedule, warmup: float, decay: float, steps: int
+) -> None:
+    recipe = make_recipe(Path("base"), schedule=schedule, warmup=warmup, decay=decay)
+    factors = [learning_rate_factor(recipe, step, steps) for step in range(steps)]
     rising = math.ceil(warmup * steps)
     assert all(0 < factor <= 1 for factor in factors)
     assert factors[: rising + 1] == sorted(factors[: rising + 1])
     assert factors[rising:] == sorted(factors[rising:], reverse=True)
     assert rising == steps or factors[rising] == 1.0
     if schedule != "constant":
-        assert learning_rate_factor(schedule, warmup, steps, steps) == 0.0
+        assert learning_rate_factor(recipe, steps, steps) == 0.0
+    if schedule == "wsd":
+        assert all(factor == 1.0 for factor in factors[rising : max(rising, steps - math.ceil(decay * steps)) + 1])
 
 
 def test_each_stage_has_its_own_schedule(base: LoadedBase, base_folder: Path, runs: Any) -> None:
@@ -380,6 +387,19 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_verifies(base: LoadedBase
     go(both, damaged, base)
     assert [event["step"] for event in events(damaged, "resumed")] == [6]
     assert adapter(damaged) == adapter(whole)
+
+
+@pytest.mark.parametrize("kind", ["adamw", "adamw_8bit"])
+def test_a_run_takes_no_more_of_the_disk_than_was_planned(
+    base: LoadedBase, base_folder: Path, runs: Any, kind: str
+) -> None:
+    recipe = make_recipe(base_folder, rank=64, optimizer=kind, examples=24, dpo_share=0.5)
+    run = runs()
+    go(recipe, run, base, checkpoint_every_s=0.0)
+    kept = sum(path.stat().st_size for path in run.checkpoints.rglob("*") if path.is_file())
+    whole = sum(path.stat().st_size for path in run.path.rglob("*") if path.is_file()) + kept // 2
+    planned = plan(recipe, inspect_base(str(base_folder)), "cpu").disk_bytes
+    assert planned - 5 * 2**20 < whole <= planned
 
 
 def test_a_completed_run_is_completed_again_without_a_step(base: LoadedBase, both: Recipe, runs: Any) -> None:

@@ -14,8 +14,10 @@ from tiny_train import make_recipe, make_splits, tokenizer, write_llama
 from train import model
 from train.loop import train
 from train.model import LoadedBase, drop_adapter, fresh_adapter, load_adapter, load_base, write_adapter
+from train.plan import inspect_base, plan
 from train.recipe import Base, Recipe, RecipeError
 from train.rundir import RunDir
+from train.targets import TARGET_MODULES
 
 IDS = torch.arange(3, 43).reshape(2, 20)
 
@@ -37,8 +39,9 @@ def test_the_base_is_nf4_with_double_quantization_frozen_and_in_sdpa(base: Loade
     assert torch.get_num_threads() == 1
 
 
-def test_gradients_are_the_same_after_an_evaluation(base: LoadedBase, recipe: Recipe) -> None:
-    adapted = fresh_adapter(base, recipe.model_copy(update={"dropout": 0.0}))
+@pytest.mark.parametrize("dora", [False, True])
+def test_gradients_are_the_same_after_an_evaluation(base: LoadedBase, recipe: Recipe, dora: bool) -> None:
+    adapted = fresh_adapter(base, recipe.model_copy(update={"dropout": 0.0, "use_dora": dora}))
 
     def gradients() -> list[torch.Tensor]:
         adapted.zero_grad()
@@ -71,16 +74,38 @@ def test_an_adapter_is_float32_and_a_function_of_the_seed(base: LoadedBase, reci
         ("attention-qv", {"q_proj", "v_proj"}, 128 + 96),
         ("attention", {"q_proj", "k_proj", "v_proj", "o_proj"}, 128 + 96 + 96 + 128),
         ("mlp", {"gate_proj", "up_proj", "down_proj"}, 3 * 192),
+        (("v_proj", "q_proj"), {"q_proj", "v_proj"}, 128 + 96),
+        (r".*\.(q|v)_proj", {"q_proj", "v_proj"}, 128 + 96),
     ],
 )
 def test_targets_name_the_modules(
-    base: LoadedBase, base_folder: Path, targets: str, modules: set[str], per_rank_and_layer: int
+    base: LoadedBase, base_folder: Path, targets: object, modules: set[str], per_rank_and_layer: int
 ) -> None:
     adapted = fresh_adapter(base, make_recipe(base_folder, targets=targets, rank=8))
     config = adapted.peft_config["default"]
     assert config.target_modules == modules
     assert (config.r, config.lora_alpha) == (8, 16)
     assert model.trainable_parameters(adapted) == 8 * 2 * per_rank_and_layer
+    drop_adapter(adapted)
+
+
+@pytest.mark.parametrize(
+    ("targets", "modules"),
+    [
+        (r".*\.1\..*(q_proj|up_proj)", ["model.layers.1.mlp.up_proj", "model.layers.1.self_attn.q_proj"]),
+        (["layers.0.mlp.down_proj"], ["model.layers.0.mlp.down_proj"]),
+        (r".*", "all-linear"),  # the head is not among them
+    ],
+)
+def test_targets_pick_single_modules_and_the_plan_counts_the_same(
+    base: LoadedBase, base_folder: Path, targets: object, modules: object
+) -> None:
+    recipe = make_recipe(base_folder, targets=targets, use_dora=True)
+    expected = sorted(TARGET_MODULES[modules]) if isinstance(modules, str) else modules
+    assert model.target_modules(base.model, recipe.targets) == expected
+    adapted = fresh_adapter(base, recipe)
+    planned = plan(recipe, inspect_base(str(base_folder)), "cpu")
+    assert planned.trainable_parameters == model.trainable_parameters(adapted)
     drop_adapter(adapted)
 
 
@@ -105,9 +130,12 @@ def everything(loaded: LoadedBase) -> dict[str, object]:
     return found
 
 
-def test_dropping_restores_the_base_exactly(base: LoadedBase, both: Recipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("settings", [{}, {"use_dora": True, "uncheckpointed_layers": 1, "neftune_alpha": 5.0}])
+def test_dropping_restores_the_base_exactly(
+    base: LoadedBase, both: Recipe, tmp_path: Path, settings: dict[str, object]
+) -> None:
     before = everything(base)
-    recipe = both.model_copy(update={"gradient_checkpointing": True})
+    recipe = both.model_copy(update={"gradient_checkpointing": True, **settings})
     trained = train(recipe, RunDir(tmp_path), base, splits=make_splits(recipe))
     drop_adapter(trained.model)
     after = everything(base)
@@ -243,6 +271,12 @@ def test_missing_weights_are_not_made_up(folder: Path) -> None:
 def test_a_broken_tokenizer_is_one_sentence(folder: Path) -> None:
     (folder / "tokenizer.json").write_text("{}")
     refused(folder, "cannot be loaded on cpu: ")
+
+
+def test_a_model_that_was_tuned_for_chat_is_refused_unless_allowed(folder: Path) -> None:
+    chat = folder.rename(folder.with_name("base-chat"))
+    refused(chat, r"base-chat is no base model, .*: its name, base-chat, says chat.*set allow_instruct = true")
+    load_base(Base(model=str(chat), allow_instruct=True), threads=1, device="cpu")
 
 
 def test_a_models_own_code_does_not_run(folder: Path, tmp_path: Path) -> None:

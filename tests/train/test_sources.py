@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from train.recipe import RecipeError, Source
+from train.recipe import Filters, RecipeError, Source
 from train.rows import BadRow, example
 from train.sources import Example, Message, Pair, fingerprint, inspect_sources, read
 
@@ -131,6 +131,7 @@ PREFERENCE_PROBLEMS = [
     ({"chosen": chat("a", "b"), "rejected": chat("x", "c")}, "chosen and rejected answer different prompts"),
     ({"chosen": chat("a", "b", "c"), "rejected": chat("a", "b", "d")}, "chosen does not end with the assistant"),
     ({"prompt": " ", "chosen": "b", "rejected": "c"}, "the prompt is empty"),
+    ({"prompt": "a", "chosen": " ", "rejected": "c"}, "the chosen answer is empty"),
 ]
 
 
@@ -170,7 +171,7 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path: Path) -> None:
 def test_byte_order_marks_carriage_returns_blank_lines_and_line_separators_are_read(tmp_path: Path) -> None:
     line = '{"prompt": "a\u2028b", "response": "c\x85d"}'
     (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + f"{line}\r\n\r\n{line}".encode())
-    rows = read(sft(tmp_path / "a.jsonl"))
+    rows = read(sft(tmp_path / "a.jsonl", filters=Filters(duplicates="keep")))
     assert rows == [Example((Message("user", "a\u2028b"), Message("assistant", "c\x85d")))] * 2
 
 
@@ -215,6 +216,29 @@ def test_a_pinned_source_that_changed_is_refused(tmp_path: Path) -> None:
     write(path, {"prompt": "a", "response": "c"})
     with pytest.raises(RecipeError, match=r"is not the data that was pinned: sha256 is [0-9a-f]{64}, not"):
         inspect_sources([pinned])
+
+
+def test_bad_rows_are_left_out_and_counted_where_that_is_asked(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "response": "b"}, {"prompt": None, "response": "b"}, [], {"prompt": "c", "response": " "}]
+    path = write(tmp_path / "a.jsonl", *rows)
+    facts = inspect_sources([sft(path, filters=Filters(bad_rows="drop"))])["data"]
+    assert (facts.rows, facts.rows_read, facts.removed) == (1, 4, {"bad rows": 3})
+
+
+def test_bad_rows_alone_say_what_is_wrong_with_the_first(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.jsonl", {"a": 1}, {"b": 1})
+    with pytest.raises(
+        RecipeError, match=r"leave none of 2 rows \(2 by bad rows\); .*line 1: has the fields a; it needs"
+    ):
+        read(sft(path, filters=Filters(bad_rows="drop")))
+
+
+def test_a_hub_data_set_with_a_bad_row_names_the_filter_that_leaves_it_out(hub_cache: Path) -> None:
+    cached_data_set(hub_cache, {"prompt": "a", "response": "b"}, {"prompt": "c", "response": ""})
+    source = Source(name="pairs", hub="someone/pairs", revision=REVISION)
+    said = r'row 2: the answer is empty; .* \(to leave such rows out, set filters = \{ bad_rows = "drop" \}\)'
+    with pytest.raises(RecipeError, match=said):
+        read(source)
 
 
 json_values = st.recursive(
@@ -264,9 +288,9 @@ def test_a_cached_hub_data_set_is_read_without_network(hub_cache: Path) -> None:
     rows = [{"prompt": "Why?", "chosen": chat("Why?", "So."), "rejected": chat("Why?", "No.")}] * 2
     cached_data_set(hub_cache, *rows)
     source = Source(name="pairs", hub="someone/pairs", revision=REVISION, use="preference")
-    assert read(source) == [Pair((QUESTION,), "So.", "No.")] * 2
+    assert read(source) == [Pair((QUESTION,), "So.", "No.")]
     facts = inspect_sources([source])["pairs"]
-    assert facts.rows == 2
+    assert (facts.rows, facts.rows_read, facts.removed) == (1, 2, {"duplicates": 1})
     assert set(facts.fields) == {"prompt", "chosen", "rejected"}
     assert facts.sha256 == fingerprint(source)
 
