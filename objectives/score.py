@@ -18,6 +18,36 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, strict=True)
 
 
+# The instruction types of IFEval (arXiv 2311.07911), all of which lm-eval's checkers know.
+INSTRUCTIONS = frozenset(
+    f"{family}:{name}"
+    for family, names in {
+        "change_case": ("capital_word_frequency", "english_capital", "english_lowercase"),
+        "combination": ("repeat_prompt", "two_responses"),
+        "detectable_content": ("number_placeholders", "postscript"),
+        "detectable_format": (
+            "constrained_response",
+            "json_format",
+            "multiple_sections",
+            "number_bullet_lists",
+            "number_highlighted_sections",
+            "title",
+        ),
+        "keywords": ("existence", "forbidden_words", "frequency", "letter_frequency"),
+        "language": ("response_language",),
+        "length_constraints": (
+            "nth_paragraph_first_word",
+            "number_paragraphs",
+            "number_sentences",
+            "number_words",
+        ),
+        "punctuation": ("no_comma",),
+        "startend": ("end_checker", "quotation"),
+    }.items()
+    for name in names
+)
+
+
 class Prompt(Frozen):
     """One IFEval-format prompt. `kwargs` holds one mapping for each instruction."""
 

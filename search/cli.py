@@ -10,6 +10,7 @@ import errno
 import json
 import math
 import re
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -49,7 +50,7 @@ class Guarded(TyperGroup):
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise
-            _fail(f"{error.filename or 'a file'}: {error.strerror}")
+            _fail(f"{error.filename or 'the output'}: {error.strerror}")
         except Exception as error:
             if not isinstance(error, _reported()):
                 raise
@@ -238,7 +239,8 @@ def start(
 
     if ending == STOPPED["asked"]:
         raise KeyboardInterrupt
-    _print(f"next: nightshift status {folder.name}, nightshift freeze {folder.name}, nightshift report {folder.name}")
+    name = folder.name if folder == home.studies() / folder.name else shlex.quote(str(folder))
+    _print(f"next: nightshift status {name}, nightshift freeze {name}, nightshift report {name}")
 
 
 def _search(config: StudyConfig, folder: Path, until: str | None, budget_s: float) -> str:
@@ -265,7 +267,7 @@ def status(
     if as_json:
         typer.echo(json.dumps(plain(seen), indent=1, allow_nan=False))
     else:
-        _print(render(seen))
+        _print(render(seen, rows=len(seen.trials)))
 
 
 @app.command(rich_help_panel=NIGHT)
@@ -299,7 +301,7 @@ def dashboard(
 
 @app.command(rich_help_panel=MORNING)
 def freeze(
-    study: StudyFile,
+    study: AnyStudy = None,
     check: Annotated[bool, typer.Option("--check", help="Only say whether file and study still agree.")] = False,
 ) -> None:
     """Write the best trial as final_run.py, the one file that trains for up to a day."""
@@ -311,7 +313,8 @@ def freeze(
         freezing.check(config, folder)
         _print(f"{folder / freezing.FILE} and the study agree")
         return
-    _print(f"wrote {freezing.freeze(config, folder)}: read it, then run\n\n    python {folder / freezing.FILE}\n")
+    written = freezing.freeze(config, folder)
+    _print(f"wrote {written}: read it, then run\n\n    {home.python()} {shlex.quote(str(written))}\n")
 
 
 @app.command(rich_help_panel=MORNING)

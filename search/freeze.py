@@ -12,6 +12,7 @@ import hashlib
 import json
 import platform
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from search.horizon import Horizon, examples_per_second, load_seconds, stretch
 from storage import db, trials
 from storage.trials import TrialRecord
 from train.plan import inspect_sources
-from train.recipe import Recipe
+from train.recipe import Recipe, digest_of
 from train.rundir import Json, RunDir, read_json, write_atomic
 
 FILE = "final_run.py"
@@ -49,14 +50,25 @@ LIBRARIES = (
 
 
 def freeze(config: StudyConfig, folder: Path) -> Path:
-    """Write the study's best trial as `folder`/final_run.py, replacing an earlier one, and return its path.
+    """Write the study's best trial as `folder`/final_run.py, replacing one that was frozen earlier; returns its path.
 
-    Raises NothingToFreeze without a complete trial; StorageError, RecipeError or ObjectiveError where the database, the
-    data or the prompts are not what they were.
+    Raises FreezeDiffers where somebody edited the one that is there; NothingToFreeze without a complete trial;
+    StorageError, RecipeError or ObjectiveError where the database, the data or the prompts are not what they were.
     """
     path = folder / FILE
+    if path.exists() and _edited(path):
+        away = shlex.join(["mv", str(path), str(path.with_name("final_run.edited.py"))])
+        raise FreezeDiffers(f"{path} was edited, or is another version's, and is not replaced; move it away: {away}")
     write_atomic(path, render(compose(config, folder)))
     return path
+
+
+def _edited(path: Path) -> bool:
+    try:
+        held = constant(path)
+    except FreezeDiffers:
+        return True
+    return bool(held.get("sha256") != digest_of(held))
 
 
 def check(config: StudyConfig, folder: Path) -> None:
@@ -69,7 +81,8 @@ def check(config: StudyConfig, folder: Path) -> None:
         raise FreezeDiffers(f"{path} is not there; {_command(path)} writes it")
     written, now = constant(path), compose(config, folder)
     for value in (written, now):
-        value.pop("versions", None)
+        for key in ("versions", "sha256"):
+            value.pop(key, None)
     if differences := list(_differences(written, now)):
         lines = "\n".join(f"  {line}" for line in differences)
         raise FreezeDiffers(f"{path} is not what the study says now; {_command(path)} writes it anew:\n{lines}")
@@ -106,7 +119,7 @@ def constant(path: Path) -> Json:
 
 
 def _command(path: Path) -> str:
-    return f"`nightshift freeze {path.parent.name}`"
+    return f"`{shlex.join(['nightshift', 'freeze', str(path.parent)])}`"
 
 
 # The file as a syntax tree
@@ -169,7 +182,7 @@ def compose(config: StudyConfig, folder: Path) -> Json:
     recipe = Recipe.model_validate_json(
         json.dumps({**best.recipe.model_dump(mode="json"), "examples": horizon.examples})
     )
-    return {
+    frozen = {
         "recipe": recipe.model_dump(mode="json"),
         "recipe_sha256": recipe.digest,
         "objective": objective,
@@ -179,6 +192,7 @@ def compose(config: StudyConfig, folder: Path) -> Json:
         "origin": _origin(config, folder, records, best, horizon),
         "versions": versions(),
     }
+    return {**frozen, "sha256": digest_of(frozen)}
 
 
 def _records(config: StudyConfig, folder: Path) -> list[TrialRecord]:

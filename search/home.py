@@ -6,6 +6,8 @@ $NIGHTSHIFT_HOME/studies/NAME/     the folder of a study; the default home is th
 from __future__ import annotations
 
 import os
+import shlex
+import sys
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +21,12 @@ if TYPE_CHECKING:
 HOME = "NIGHTSHIFT_HOME"
 STUDIES = "studies"
 STUDY_FILE = "study.toml"
+
+
+def python() -> str:
+    """How a shell starts this Python: Nightshift is installed there, and perhaps nowhere else."""
+    here = Path(sys.executable).is_relative_to(Path.cwd())
+    return shlex.quote(os.path.relpath(sys.executable) if here else sys.executable)
 
 
 def studies() -> Path:
@@ -69,6 +77,8 @@ def _file(argument: str | None) -> Path:
     if argument is None:
         return Path(STUDY_FILE) if Path(STUDY_FILE).exists() else studies() / _only() / STUDY_FILE
     path = Path(argument)
+    if path.is_dir() and path.parent.name == STUDIES and not (path / STUDY_FILE).exists():
+        raise SearchError(f"{path}: there is no study here (no {STUDY_FILE}); begin with `nightshift start STUDY.toml`")
     if argument.endswith(".toml") or path.is_file():
         return path
     if (path / STUDY_FILE).is_file():
@@ -110,6 +120,8 @@ def write_preset(name: str, target: Path) -> Path:
     Never overwrites: raises ConfigError where there is one already, or where the folder cannot be written.
     """
     text, path = preset(name), target / STUDY_FILE
+    if target.is_file():
+        raise ConfigError(f"{target} is a file; name a folder, which gets a {STUDY_FILE}")
     try:
         target.mkdir(parents=True, exist_ok=True)
         with open(path, "x", encoding="utf-8") as file:

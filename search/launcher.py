@@ -56,6 +56,14 @@ class Worker:
         """None while it lives; else its exit code, negative for a signal."""
         return self._process.poll()
 
+    def how_it_ended(self) -> str:
+        """`killed by SIGKILL, perhaps for want of memory`, or `exit code 1`."""
+        code = self._process.wait()
+        if code >= 0:
+            return f"exit code {code}"
+        known = f"killed by {signal.Signals(-code).name}"
+        return f"{known}, perhaps for want of memory" if -code == signal.SIGKILL else known
+
     def quit(self) -> None:
         """Ask the idle worker to end, and kill it if it does not."""
         if self.exit_code() is None:

@@ -54,6 +54,8 @@ def run(
         for attempt in ledger.open_attempts():
             ledger.abandon(attempt.id, "the service ended without closing it")
         study = Study.open(trials.open_storage(folder / "study.db"), config, found)
+        if study.anew:
+            shutil.rmtree(runs / "base", ignore_errors=True)
         write_atomic(folder / "study.toml", config.portable_text)  # not before the study has taken it
         claim.announce(trials_wanted=config.study.trials, budget_s=budget_s, until=until)
         night = Night(config, folder, found, study, ledger, budget_s, deadline, observe, asked)
@@ -98,6 +100,7 @@ class Night:
     asked: Asked
     worker: Worker | None = None
     failures: int = 0
+    death: str = ""  # how the last worker that died did
     shown_at: float = field(default=-1e9)
 
     def work(self) -> str:
@@ -125,8 +128,10 @@ class Night:
 
     def _base(self) -> str:
         run = RunDir(self.folder / "runs" / "base")
-        if _ended(run):
-            return ""
+        if before := _ended(run):
+            if before["outcome"] == "completed":
+                return ""
+            run.result.unlink()  # it failed, and the user has had time to mend why
         if ending := self._over():
             return ending
         run.create(space.recipe(self.config, {}, self.survey))
@@ -201,7 +206,7 @@ class Night:
                 deaths, checkpoint = 0, _newest_checkpoint(run)
             deaths += 1
             if deaths >= DEATHS_ALLOWED:
-                reason = f"its process died {deaths} times without reaching another checkpoint. {self._log_hint()}"
+                reason = f"its process died {deaths} times ({self.death}) without reaching another checkpoint"
                 return {"outcome": "failed", "reason": reason, "score": None}, ""
 
     def _watch(self, run: RunDir, trial: OpenTrial | None, attempt: Attempt, kind: str) -> Json | None:
@@ -219,6 +224,8 @@ class Night:
             show=self.show,
         )
         result = watching.until_over(self._job(kind))
+        if result is None:
+            self.death = self.worker.how_it_ended()
         if result is None or result.get("broken"):  # dead, or in a state that nobody knows
             self.close()
         return result
@@ -258,7 +265,9 @@ class Night:
         self.failures = self.failures + 1 if result["outcome"] == "failed" else 0
         if self.failures < FAILURES_ALLOWED:
             return ""
-        return f"{self.failures} trials in a row failed, the last one with: {result['reason']}. {self._log_hint()}"
+        raise WorkerFailed(
+            f"{self.failures} trials in a row failed, the last one with: {result['reason']}. {self._log_hint()}"
+        )
 
     def _log_hint(self) -> str:
         return f"Read {self.folder / 'worker.log'}."

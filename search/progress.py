@@ -110,7 +110,7 @@ def _best(view: StudyView) -> Text:
 
 def _now(view: StudyView) -> Text:
     if view.service_pid is None:
-        return Text(f"ended: {view.ending}" if view.ending else "")
+        return Text(f"ended: {view.ending or 'without a word (killed, or a power cut); start it again to go on'}")
     return Text("now: " + (activity(view.activity) if view.activity else "between two trials"))
 
 

@@ -88,9 +88,10 @@ def run(place: Path, seed: int, show: Show) -> Rehearsed:
     """
     steps = Steps(show)
     world, path = place / "world", place / home.STUDY_FILE
+    _check_own(path, place)
     with steps.step("make the tiny world", before=_has_world(world, seed)) as todo:
         if todo:
-            place.mkdir(parents=True, exist_ok=True)
+            _make_folder(place)
             _make_world(world, seed)
     with steps.step("write the study", before=path.exists()) as todo:
         if todo:
@@ -100,17 +101,31 @@ def run(place: Path, seed: int, show: Show) -> Rehearsed:
     with steps.step(f"search, {study.study.trials} trials", before=_is_searched(study, folder)) as todo:
         if todo:
             _search(study, folder, show)
-    with steps.step("freeze the best trial", before=(folder / freeze.FILE).exists()) as todo:
+    final = RunDir(folder / "final")
+    with steps.step("freeze the best trial", before=final.recipe_path.exists()) as todo:
         if todo:
             freeze.freeze(study, folder)
         freeze.check(study, folder)
-    result = RunDir(folder / "final").result
+    result = final.result
     with steps.step("final run of the frozen recipe", before=result.exists()) as todo:
         if todo:
             _final_run(folder / freeze.FILE)
     with steps.step("write the report"):
         report.write(folder)
     return Rehearsed(_results(view.read(folder), read_json(result) or {}), tuple(steps.done), folder)
+
+
+def _check_own(path: Path, place: Path) -> None:
+    """Refuse a folder whose study.toml is somebody's own study."""
+    if path.exists() and (name := config.load(path).study.name) != PRESET:
+        raise SearchError(f"{path} is the study {name!r}, not a rehearsal; rehearse in another folder than {place}")
+
+
+def _make_folder(place: Path) -> None:
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SearchError(f"{place} cannot be made ({error.strerror}); name another folder with --home") from None
 
 
 def _has_world(world: Path, seed: int) -> bool:

@@ -105,6 +105,12 @@ def _scores(records: Records) -> Iterator[Block]:
     if final:
         rows.append(("final run", "", *_halves(final, "scores")))
     yield Table(head, rows, "lrrrr", strong=len(rows) - 1 if final else None)
+    if final and records.final and final["outcome"] == "stopped":
+        steps, all_steps = final["steps"], records.final.recipe.steps
+        yield Paragraph(
+            f"The hours of the final run ended at step {steps:,} of {all_steps:,} ({steps / all_steps:.0%}), before "
+            "its schedule was through; another run ends where its own hours do, with another adapter."
+        )
     if not study.base:
         yield Missing("The base model is not scored yet.", _start(records))
     if not study.best:
@@ -526,7 +532,7 @@ def _reproduce(records: Records) -> Iterator[Block]:
     frozen = records.frozen
     yield Paragraph(
         "final_run.py holds the whole recipe. In another folder, on the same hardware and with the same versions, it "
-        "gives the same adapter, bit for bit."
+        "gives the same adapter, bit for bit, where its hours reach the horizon (on a GPU, sums may differ)."
     )
     yield Code(f"python {study.folder / 'final_run.py'}\npython {study.folder / 'final_run.py'} --status")
     used = (_final_result(records) or {}).get("versions", {})

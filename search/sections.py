@@ -13,6 +13,7 @@ from train.recipe import Fraction, Slug
 TIME_OF_DAY = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
 
 Positive = Annotated[float, Field(gt=0.0)]
+Hours = Annotated[float, Field(gt=0.0, le=10_000.0)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -27,8 +28,8 @@ class StudySection(Frozen):
 
     name: Slug
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
-    trials: Count = 24
-    budget_hours: Positive = 8.0  # GPU-hours of all its nights together
+    trials: Annotated[int, Field(ge=1, le=10_000)] = 24
+    budget_hours: Hours = 8.0  # GPU-hours of all its nights together
     until: Annotated[str, Field(pattern=TIME_OF_DAY)] | None = None
     rungs: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (0.25, 0.5, 1.0)
 
@@ -73,7 +74,7 @@ class PrunerSection(Frozen):
 class FinalSection(Frozen):
     """[final]: what the frozen recipe may use."""
 
-    hours: Positive = 24.0
+    hours: Annotated[float, Field(gt=0.0, le=24.0)] = 24.0
     max_epochs: Positive = 3.0
     max_new_tokens: Count = 1280
 

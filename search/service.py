@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from search.errors import StudyBusy
+from search.errors import SearchError, StudyBusy
 from storage.ledger import Holder, alive
 from train.rundir import Json, read_json, write_json
 
@@ -70,7 +71,10 @@ def claim(folder: Path) -> Iterator[Claim]:
 
     The kernel lets go of the lock when the process ends, however it ends.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise SearchError(f"{folder} is a file, and the study needs a folder of this name; move it away") from None
     descriptor = os.open(folder / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
     try:
         try:
@@ -89,7 +93,5 @@ def claim(folder: Path) -> Iterator[Claim]:
 def _busy(folder: Path) -> StudyBusy:
     facts = read(folder)
     who = f"process {facts.holder.pid} on {facts.holder.host}" if facts else "another process"
-    return StudyBusy(
-        f"{folder}: {who} is at work on this study. Watch it with `nightshift status {folder.name}`, "
-        f"or end it with `nightshift stop {folder.name}`."
-    )
+    watch, end = (shlex.join(["nightshift", command, str(folder)]) for command in ("status", "stop"))
+    return StudyBusy(f"{folder}: {who} is at work on this study. Watch it with `{watch}`, or end it with `{end}`.")

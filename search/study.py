@@ -45,27 +45,28 @@ class OpenTrial:
 
 
 class Study:
-    """One study in the database, opened for work by the one service that holds it."""
+    """One study in the database, opened for work by the one service that holds it.
 
-    def __init__(self, study: optuna.Study, config: StudyConfig) -> None:
+    `anew`: study.toml had changed before a trial began, so that what was there (the base model's score) is void.
+    """
+
+    def __init__(self, study: optuna.Study, config: StudyConfig, *, anew: bool = False) -> None:
         self.optuna = study
+        self.anew = anew
         self._config = config
 
     @classmethod
     def open(cls, storage: optuna.storages.BaseStorage, config: StudyConfig, survey: Survey) -> Study:
         """Create the study or load it, refuse one whose space, direction, model or data differ, enqueue its priors."""
-        study = optuna.create_study(
-            storage=storage,
-            study_name=config.study.name,
-            direction="maximize",
-            pruner=pruner(config.pruner),
-            load_if_exists=True,
-        )
+        now, study = identity(config, survey), _created(storage, config)
+        if anew := study.user_attrs.get(IDENTITY, now) != now and not _begun(study):
+            optuna.delete_study(study_name=config.study.name, storage=storage)  # it holds nothing but queued priors
+            study = _created(storage, config)
         if study.metric_names is None:
             with _experimental():
                 study.set_metric_names(["IFEval prompts followed, strict"])
-        opened = cls(study, config)
-        opened._check_identity(identity(config, survey))
+        opened = cls(study, config, anew=anew)
+        opened._check_identity(now)
         opened._enqueue_priors()
         return opened
 
@@ -145,6 +146,20 @@ class Study:
         for prior in self._config.prior:
             if prior.name not in present:
                 self.optuna.enqueue_trial(dict(prior.params), user_attrs={"prior": prior.name})
+
+
+def _created(storage: optuna.storages.BaseStorage, config: StudyConfig) -> optuna.Study:
+    return optuna.create_study(
+        storage=storage,
+        study_name=config.study.name,
+        direction="maximize",
+        pruner=pruner(config.pruner),
+        load_if_exists=True,
+    )
+
+
+def _begun(study: optuna.Study) -> bool:
+    return any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
 
 
 def sampler(seed: int, number: int) -> optuna.samplers.TPESampler:

@@ -15,9 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from objectives.score import INSTRUCTIONS, Prompt
 from search import checks, space, studyfile
 from search.config import StudyConfig
 from search.errors import MachineUnfit
+from search.studyfile import nearest
 from train import plan
 from train.recipe import RecipeError
 
@@ -93,6 +97,9 @@ def survey(config: StudyConfig) -> Survey:
     for number, source in enumerate(space.sources(config) if "prompts" in found else config.data):
         with problems.noting("data", number, "hub" if source.hub else "path"):
             found["sources"] |= plan.inspect_sources([source])
+    if len(found["sources"]) == len(config.data):
+        with problems.noting("data"):
+            _check_probe(config, found["sources"])
     if "prompts" in found:
         with problems.noting("objective", "subset"):
             _check_subset(config.objective.subset, found["prompts"])
@@ -129,7 +136,7 @@ def _card(line: str) -> Card:
 
 def _unfit(reason: str) -> MachineUnfit:
     return MachineUnfit(
-        f'[machine] device is "cuda", but {reason}. Mend the driver (`nvidia-smi` has to list a card), '
+        f'it is "cuda", but {reason}. Mend the driver (`nvidia-smi` has to list a card), '
         'or set device = "cpu", which suits small models only.'
     )
 
@@ -137,12 +144,34 @@ def _unfit(reason: str) -> MachineUnfit:
 def _base(config: StudyConfig) -> plan.BaseFacts:
     facts = plan.inspect_base(config.base.model, config.base.revision)
     plan.check_is_base(config.base, facts)
+    if template := config.recipe.get("chat_template"):
+        _check_template(str(template))
     if not facts.has_chat_template and not config.recipe.get("chat_template"):
         raise RecipeError(
             f"{config.base.model} has no chat template, as base models often do; give one as chat_template in [recipe] "
             "(`nightshift init --preset rtx-4070-ti` writes a file with one)"
         )
     return facts
+
+
+def _check_template(template: str) -> None:
+    from jinja2 import Environment, TemplateSyntaxError  # as transformers renders them
+
+    try:
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+    except TemplateSyntaxError as error:
+        raise RecipeError(f"chat_template in [recipe] is no Jinja template: line {error.lineno}: {error}") from None
+    if "messages" not in template:
+        raise RecipeError("chat_template in [recipe] never mentions messages, so it could show no chat; correct it")
+
+
+def _check_probe(config: StudyConfig, sources: Mapping[str, plan.SourceFacts]) -> None:
+    names = config.probe.sources or [source.name for source in config.data if source.use == "sft"]
+    if names and all(sources[name].rows < 2 for name in names):
+        raise RecipeError(
+            f"{', '.join(names)}: fewer than two different rows, so that nothing could be held out for the probe; "
+            "add rows"
+        )
 
 
 def _check_subset(subset: int, prompts: int) -> None:
@@ -156,7 +185,7 @@ def _check_subset(subset: int, prompts: int) -> None:
 def _prompts(path: Path) -> tuple[int, str]:
     """How many prompts a file in IFEval's format holds, and the SHA-256 of its bytes.
 
-    Raises ValueError. That the instructions can be checked is seen when the base model is scored.
+    Raises ValueError. That the checkers take the kwargs is seen when the base model is scored.
     """
     try:
         data = path.read_bytes()
@@ -184,5 +213,16 @@ def _prompt_problem(line: str) -> str:
         return "not JSON"
     if not isinstance(row, dict):
         return "no JSON object"
-    missing = [field for field in PROMPT_FIELDS if field not in row]
-    return f"lacks {', '.join(missing)}; it has {', '.join(sorted(row)) or 'nothing'}" if missing else ""
+    if missing := [field for field in PROMPT_FIELDS if field not in row]:
+        return f"lacks {', '.join(missing)}; it has {', '.join(sorted(row)) or 'nothing'}"
+    try:
+        prompt = Prompt.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    unknown = sorted(set(prompt.instruction_id_list) - INSTRUCTIONS)
+    if unknown:
+        return f"{unknown[0]} is no instruction type of IFEval; {nearest(unknown[0], sorted(INSTRUCTIONS))}"
+    if len(prompt.kwargs) != len(prompt.instruction_id_list):
+        return f"{len(prompt.kwargs)} kwargs for {len(prompt.instruction_id_list)} instructions"
+    return ""

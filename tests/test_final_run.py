@@ -21,7 +21,7 @@ import pytest
 
 from search import freeze
 from train import final
-from train.recipe import Recipe
+from train.recipe import Recipe, digest_of
 from train.rundir import RunDir, read_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -217,17 +217,33 @@ def test_two_runs_in_one_folder_are_refused(folder: Path) -> None:
         assert "another process is at work" in refused(folder)
 
 
-def edit(folder: Path, old: str, new: str) -> None:
+def edit(folder: Path, old: str, new: str, *, signed: bool = True) -> None:
+    """Replace `old`, and the digest of it all, unless the edit is to be noticed."""
     path = folder / "final_run.py"
     text = path.read_text()
     assert text.count(old) == 1, text.count(old)
+    before = frozen_in(path)["sha256"]
     path.write_text(text.replace(old, new))
+    if signed:
+        path.write_text(path.read_text().replace(before, digest_of(frozen_in(path))))
 
 
 def test_an_edited_recipe_is_refused_unless_it_is_meant(folder: Path) -> None:
-    edit(folder, '"max_length": 64', '"max_length": 48')
+    edit(folder, '"max_length": 64', '"max_length": 48', signed=False)
     assert "was edited: freeze it again, or confirm it with --edited" in refused(folder)
     assert run(folder, "--status", "--edited")[0] == 0
+
+
+def test_whatever_else_was_edited_is_noticed(folder: Path) -> None:
+    hours = frozen_in(folder / "final_run.py")["hours"]
+    edit(folder, f'"hours": {hours}', '"hours": 23.5', signed=False)
+    assert "was edited: freeze it again, or confirm it with --edited" in refused(folder)
+
+
+def test_a_recipe_of_another_version_is_told_from_an_edited_one(folder: Path) -> None:
+    digest = frozen_in(folder / "final_run.py")["recipe_sha256"]  # with a new field, old recipes get another one
+    edit(folder, f'"recipe_sha256": "{digest}",\n "objective"', f'"recipe_sha256": "{"0" * 64}",\n "objective"')
+    assert re.search(r"was frozen by another Nightshift \(.+\), whose recipes have other fields", refused(folder))
 
 
 def test_a_recipe_that_is_none_is_refused(folder: Path) -> None:

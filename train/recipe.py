@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -177,7 +178,7 @@ class Recipe(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     threads: Annotated[int, Field(ge=1, le=256)] = 1  # on a CPU the order of sums, hence the weights, depend on it
 
-    examples: Annotated[int, Field(ge=1)]
+    examples: Annotated[int, Field(ge=1, le=100_000_000)]
     rows: Annotated[int, Field(ge=1)] | None = None  # distinct sft rows to draw from; None: all
     max_length: Annotated[int, Field(ge=8)] = 1024
 
@@ -254,9 +255,22 @@ class Recipe(Frozen):
 
     def canonical_json(self) -> str:
         """The same text for equal recipes: sorted keys, ASCII, no spaces."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        return canonical(self.model_dump(mode="json"))
 
     @property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON."""
         return hashlib.sha256(self.canonical_json().encode()).hexdigest()
+
+
+def canonical(value: Mapping[str, Any]) -> str:
+    """JSON with sorted keys, in ASCII, without spaces."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def digest_of(frozen: Mapping[str, Any]) -> str:
+    """SHA-256 of the canonical JSON of what a final_run.py holds, but for the key "sha256", which has this digest, and
+    the path of the prompts, which a move to another machine changes and whose content has a digest of its own."""
+    held = {key: value for key, value in frozen.items() if key != "sha256"}
+    held["objective"] = {key: value for key, value in frozen["objective"].items() if key != "prompts"}
+    return hashlib.sha256(canonical(held).encode()).hexdigest()

@@ -5,8 +5,9 @@
 
 Nothing is searched here any more. FROZEN below holds the whole recipe with the digests of the model and the data, where
 each value came from, and the versions of the libraries; the code around it is the same in every study. Ctrl-C and
-SIGTERM save a checkpoint first; a kill loses what came after the last one. Started again, the run goes on, and its
-adapter is the same, bit for bit, as without the interruption (on the same hardware).
+SIGTERM save a checkpoint first; a kill loses what came after the last one. Started again, the run goes on. Where its
+hours reach the horizon, its adapter is the same, bit for bit, as without the interruption (on the CPU, on the same
+hardware); where they do not, it ends at the last step that there was time for.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import hashlib
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 from importlib import metadata
@@ -25,7 +27,7 @@ from typing import Any
 from objectives.score import ObjectiveError, Score
 from train import final
 from train.plan import inspect_base, inspect_sources
-from train.recipe import Recipe, RecipeError
+from train.recipe import Recipe, RecipeError, digest_of
 from train.rundir import RunDir, read_json, write_atomic, write_json
 
 FROZEN = json.loads(r"""{}""")  # noqa: E501, RUF100
@@ -63,15 +65,22 @@ def main() -> int:
 
 
 def frozen_recipe(edited: bool) -> Recipe:
-    """The recipe, if it is the one that was frozen (or its edits are meant), and the one that ./final holds."""
+    """The recipe, if it is the one that was frozen (or the edits are meant), and the one that ./final holds."""
+    if digest_of(FROZEN) != FROZEN["sha256"] and not edited:
+        raise RecipeError(f"what {__file__} holds was edited: freeze it again, or confirm it with --edited")
     try:
         recipe = Recipe.model_validate_json(json.dumps(FROZEN["recipe"]))
     except ValueError as error:
         raise RecipeError(f"the recipe in {__file__} is not valid: {error}") from None
     if recipe.digest != FROZEN["recipe_sha256"] and not edited:
-        raise RecipeError(f"the recipe in {__file__} was edited: freeze it again, or confirm it with --edited")
+        nightshift = FROZEN["versions"].get("nightshift")
+        raise RecipeError(
+            f"{__file__} was frozen by another Nightshift ({nightshift}), whose recipes have other fields: "
+            "install that one, or freeze again"
+        )
     if RUN.recipe_path.exists() and RUN.recipe() != recipe:
-        raise RecipeError(f"{RUN.path} holds the run of another recipe; move it away: mv {RUN.path} {RUN.path}-old")
+        away = shlex.join(["mv", str(RUN.path), f"{RUN.path}-old"])
+        raise RecipeError(f"{RUN.path} holds the run of another recipe; move it away: {away}")
     return recipe
 
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from objectives import ifeval
 from objectives.ifeval import IFEval, load_prompts, punkt_available, samples
-from objectives.score import Answer, ObjectiveError, Prompt, Score
+from objectives.score import INSTRUCTIONS, Answer, ObjectiveError, Prompt, Score
 
 
 def prompt(*instructions: tuple[str, dict], key: int = 7, text: str = "Write about rivers.") -> Prompt:
@@ -160,6 +160,10 @@ def test_the_same_answers_always_give_the_same_verdicts() -> None:
         verdicts.add(objective.check(answers).verdicts)
     langdetect.DetectorFactory.seed = None
     assert len(verdicts) == 1
+
+
+def test_the_instruction_types_are_those_of_the_checkers() -> None:
+    assert ifeval._CHECKERS.keys() == INSTRUCTIONS
 
 
 def test_a_check_leaves_the_world_as_it_was() -> None:

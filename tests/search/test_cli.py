@@ -51,7 +51,7 @@ def files(folder: Path) -> list[Path]:
 # Starting
 
 
-def test_help_answers_in_half_a_second_and_loads_nothing_heavy() -> None:
+def test_help_loads_nothing_heavy() -> None:
     answer = process("--help")
     assert answer.returncode == 0
     assert all(f" {command} " in answer.stdout for command in COMMANDS)
@@ -66,6 +66,17 @@ def test_every_command_has_a_help_that_says_what_its_options_do(command: str) ->
     answer = nightshift(command, "--help")
     assert answer.exit_code == 0
     assert answer.stdout.count("\n") > 8
+
+
+def test_a_file_where_the_study_s_folder_belongs_is_named(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "studies").mkdir()
+    (tmp_path / "studies" / "tiny").write_text("")
+    answer = process("start", str(made / "study.toml"), NIGHTSHIFT_HOME=str(tmp_path))
+    assert answer.returncode == 2
+    assert "studies/tiny is a file, and the study needs a folder of this name; move it away" in answer.stderr
 
 
 def test_the_version_is_that_of_the_package() -> None:

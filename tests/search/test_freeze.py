@@ -150,8 +150,25 @@ def test_check_refuses_a_file_with_other_code(study: tuple[Any, Path], edit: Any
         freeze.check(config, folder)
 
 
+def test_a_file_that_was_edited_is_not_replaced(study: tuple[Any, Path]) -> None:
+    config, folder = study
+    path = freeze.freeze(config, folder)
+    frozen = path.read_text()
+    for edited in (
+        frozen.replace('"checkpoint_minutes": ', '"checkpoint_minutes": 1', 1),
+        frozen + "\nprint(1)\n",
+        "x =",
+    ):
+        path.write_text(edited)
+        with pytest.raises(FreezeDiffers, match=r"was edited, or is another version's, and is not replaced; .*: mv "):
+            freeze.freeze(config, folder)
+        assert path.read_text() == edited
+    path.unlink()
+    assert freeze.freeze(config, folder).read_text() == frozen
+
+
 def test_check_without_a_file_names_the_command(study: tuple[Any, Path]) -> None:
-    with pytest.raises(FreezeDiffers, match="`nightshift freeze tiny` writes it"):
+    with pytest.raises(FreezeDiffers, match=r"`nightshift freeze .*tiny` writes it"):
         freeze.check(*study)
 
 

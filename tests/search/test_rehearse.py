@@ -42,6 +42,15 @@ def interrupted_at(text: str, place: Path) -> tuple[int, str]:
         return running.returncode, said.splitlines()[-1]
 
 
+def test_somebody_s_own_study_is_no_rehearsal(tmp_path: Path) -> None:
+    tiny.write_study(tmp_path, name="mine")
+    before = sorted(tmp_path.rglob("*"))
+    answer = CliRunner().invoke(app, ["rehearse", "--home", str(tmp_path)])
+    assert answer.exit_code == 2
+    assert "is the study 'mine', not a rehearsal; rehearse in another folder than" in answer.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_an_interrupted_rehearsal_goes_on_and_shows_what_came_out(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert interrupted_at("trial 0 started", place) == (130, GO_ON)
     folder = place / "studies" / "rehearsal"

@@ -15,6 +15,8 @@ from search import config, space
 from search.errors import ConfigError, MachineUnfit
 from search.survey import Card, card, survey
 
+PROMPT = '{"key": 1, "prompt": "x", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}'
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -87,6 +89,21 @@ def test_a_base_without_a_chat_template_needs_one(study: Path) -> None:
     assert not survey(config.load(study)).base.has_chat_template
 
 
+@pytest.mark.parametrize(
+    ("template", "said"), [("{% for", "is no Jinja template: line 1"), ("hello", "never mentions")]
+)
+def test_a_chat_template_that_could_show_no_chat_is_refused(study: Path, template: str, said: str) -> None:
+    study.write_text(study.read_text().replace("[recipe]", f'[recipe]\nchat_template = "{template}"'))
+    assert said in problems(study)[0]
+
+
+def test_data_of_which_nothing_could_be_held_out_are_refused(study: Path) -> None:
+    row = json.dumps({"prompt": "say hello", "response": "hello"}) + "\n"
+    for name in ("plain", "chat"):
+        (study.parent / f"{name}.jsonl").write_text(5 * row)
+    assert "fewer than two different rows, so that nothing could be held out for the probe" in "".join(problems(study))
+
+
 def test_a_model_that_was_tuned_for_chat_is_refused_unless_it_is_allowed(study: Path) -> None:
     model = study.parent / "model"
     model.rename(model.with_name("model-chat"))
@@ -118,6 +135,9 @@ def test_targets_that_the_model_has_not_name_those_it_has(study: Path, old: str,
         ("not json", "line 25: not JSON"),
         ("[1]", "line 25: no JSON object"),
         ('{"key": 1, "prompt": "x"}', "line 25: lacks instruction_id_list, kwargs; it has key, prompt"),
+        (PROMPT.replace('"x"', "null"), "line 25: prompt: Input should be a valid string"),
+        (PROMPT.replace("no_comma", "no_coma"), "punctuation:no_coma is no instruction type of IFEval; did you mean"),
+        (PROMPT.replace("[{}]", "[]"), "line 25: 0 kwargs for 1 instructions"),
     ],
 )
 def test_a_bad_prompt_is_named_by_its_line(study: Path, line: str, said: str) -> None:
