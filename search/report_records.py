@@ -14,7 +14,7 @@ from search.errors import ConfigError, FreezeDiffers
 from search.view import StudyView
 from storage import db, trials
 from storage.ledger import Attempt, Ledger
-from storage.trials import TrialRecord
+from storage.records import TrialRecord
 from train import plan
 from train.recipe import Recipe, RecipeError
 from train.rundir import Json, RunDir, parse_event, read_json

@@ -24,7 +24,7 @@ from search.errors import StudyChanged
 from search.parameters import Value
 from search.survey import Survey
 from storage import trials
-from storage.trials import TrialRecord
+from storage.records import TrialRecord
 from train.plan import SourceFacts
 from train.recipe import Source
 

@@ -11,9 +11,9 @@ from objectives.score import Measure
 from search import budget, service
 from search.errors import SearchError
 from search.parameters import Value
-from storage import db
+from storage import db, records
 from storage.ledger import Attempt, Ledger
-from storage.trials import TrialRecord, open_read_only, read_records
+from storage.records import TrialRecord
 from train.rundir import Json, RunDir, parse_event, read_json
 
 
@@ -87,15 +87,12 @@ def read(folder: Path) -> StudyView:
     path = folder / "study.db"
     if not path.exists():
         return build(folder, facts, [], [], 0.0)
-    storage = open_read_only(path)
+    found = records.read(path)
     reader = db.read_only_engine(path)
     try:
-        names = [study.study_name for study in storage.get_all_studies()]
-        records = read_records(storage, names[0]) if names else []
         ledger = Ledger(reader)
-        return build(folder, facts, records, ledger.attempts(), ledger.spent_s())
+        return build(folder, facts, found, ledger.attempts(), ledger.spent_s())
     finally:
-        storage.engine.dispose()
         reader.dispose()
 
 

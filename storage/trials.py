@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
 
 from optuna import Study
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import inspect
+from optuna.trial import FrozenTrial
 
 from storage.db import (
     PLUGIN,
@@ -22,49 +17,9 @@ from storage.db import (
     read_write_url,
     storage_errors,
 )
+from storage.records import OPTUNA_SCHEMA, STATES, TrialRecord, require_tables, utc
 
-State = Literal["waiting", "running", "complete", "pruned", "failed"]
-Value = float | int | str | bool | None
-
-OPTUNA_SCHEMA = "v3.2.0.a"  # of the pinned Optuna; asking Optuna itself takes 0.3 s
-
-_STATES: dict[TrialState, State] = {
-    TrialState.WAITING: "waiting",
-    TrialState.RUNNING: "running",
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-}
-
-
-@dataclass(frozen=True)
-class TrialRecord:
-    """One trial, as it was when read.
-
-    `params` of a waiting trial are those it is queued with. `rungs` maps a reported step to its value. A constraint
-    above 0 is broken. Times are in UTC.
-    """
-
-    number: int
-    trial_id: int
-    state: State
-    value: float | None
-    params: Mapping[str, Value]
-    user_attrs: Mapping[str, Any]
-    rungs: Mapping[int, float]
-    constraints: Mapping[str, float]
-    started: datetime | None
-    ended: datetime | None
-
-    @property
-    def finished(self) -> bool:
-        """Whether Optuna lets nothing of the trial change any more."""
-        return self.state in ("complete", "pruned", "failed")
-
-    @property
-    def feasible(self) -> bool:
-        """Whether no constraint is broken."""
-        return all(value <= 0 for value in self.constraints.values())
+__all__ = ["OPTUNA_SCHEMA", "StudyStorage", "TrialRecord", "open_read_only", "open_storage", "read_records", "records"]
 
 
 class StudyStorage(RDBStorage):
@@ -98,11 +53,7 @@ def open_read_only(path: Path) -> StudyStorage:
     """
     reader = read_only_engine(path)
     with storage_errors(path), reader.connect() as connection:
-        made = inspect(connection).has_table("alembic_version")  # Optuna's last step, and it fills it
-        if not made or not connection.exec_driver_sql("SELECT count(*) FROM alembic_version").scalar_one():
-            raise StorageError(
-                f"{path} has no room for trials yet: its making was interrupted. Run `nightshift start`."
-            )
+        require_tables(path, connection)
     reader.dispose()
     return _open(path, read_only_url(path), make_tables=False)
 
@@ -119,7 +70,7 @@ def read_records(storage: BaseStorage, study_name: str) -> list[TrialRecord]:
 
 
 def _record(trial: FrozenTrial) -> TrialRecord:
-    state = _STATES[trial.state]
+    state = STATES[trial.state.name]
     queued = trial.system_attrs.get("fixed_params", {}) if state == "waiting" else {}
     return TrialRecord(
         number=trial.number,
@@ -130,14 +81,9 @@ def _record(trial: FrozenTrial) -> TrialRecord:
         user_attrs=dict(trial.user_attrs),
         rungs=dict(sorted(trial.intermediate_values.items())),
         constraints=dict(trial.constraints),
-        started=_utc(trial.datetime_start),
-        ended=_utc(trial.datetime_complete),
+        started=utc(trial.datetime_start),
+        ended=utc(trial.datetime_complete),
     )
-
-
-def _utc(local: datetime | None) -> datetime | None:
-    """Optuna writes the local time without its zone."""
-    return None if local is None else local.astimezone(UTC)
 
 
 def _open(path: Path, url: str, *, make_tables: bool) -> StudyStorage:

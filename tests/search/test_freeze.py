@@ -17,7 +17,7 @@ from objectives.score import ObjectiveError
 from search import freeze
 from search.errors import FreezeDiffers, NothingToFreeze, SearchError
 from storage.db import StorageError
-from storage.trials import TrialRecord
+from storage.records import TrialRecord
 from train.recipe import Recipe, RecipeError
 from train.rundir import RunDir
 

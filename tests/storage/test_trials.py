@@ -25,6 +25,7 @@ from storage_kit import Child, leave_half_written, start_together
 from storage import db
 from storage.db import StorageError
 from storage.ledger import Holder, Ledger
+from storage.records import read
 from storage.trials import OPTUNA_SCHEMA, StudyStorage, TrialRecord, open_read_only, open_storage, read_records, records
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -133,7 +134,7 @@ def test_times_are_utc_wherever_the_machine_is(path: Path, monkeypatch: pytest.M
 def test_reading_only_gives_the_same_records(path: Path) -> None:
     study = finished_study(path)
     reader = open_read_only(path)
-    assert read_records(reader, "night") == records(study)
+    assert read_records(reader, "night") == records(study) == read(path)
     assert all(isinstance(record, TrialRecord) for record in records(study))
     with pytest.raises(KeyError):
         read_records(reader, "day")
@@ -156,6 +157,7 @@ def test_the_read_only_url_serves_optuna_itself(path: Path) -> None:
 def test_reading_after_a_power_cut(path: Path) -> None:
     before = records(finished_study(path))
     leave_half_written(path)
+    assert read(path) == before
     assert read_records(open_read_only(path), "night") == before
 
 
@@ -163,8 +165,29 @@ def test_reading_where_there_is_nothing_yet(path: Path) -> None:
     with pytest.raises(StorageError, match="no study database"):
         open_read_only(path)
     db.open_database(path).dispose()
-    with pytest.raises(StorageError, match=r"no room for trials yet.*`nightshift start`"):
-        open_read_only(path)
+    for reading in (open_read_only, read):
+        with pytest.raises(StorageError, match=r"no room for trials yet.*`nightshift start`"):
+            reading(path)
+
+
+def test_reading_without_optuna_says_what_optuna_says_of_every_kind_of_trial(path: Path) -> None:
+    study = finished_study(path)
+    for value in (float("inf"), float("-inf")):
+        study.tell(study.ask(), value)
+    trial = study.ask({"n": optuna.distributions.IntDistribution(1, 9), "none": _choice(None, 1), "yes": _choice(True)})
+    trial.report(float("nan"), 50)
+    trial.report(float("inf"), 25)
+    trial.set_constraint("memory", 0.25)
+    trial.set_user_attr("deep", {"a": [1, None, "é"]})
+    study.tell(trial, state=TrialState.FAIL)
+    study.enqueue_trial({"n": 3})
+    ours, theirs = read(path), records(study)
+    assert repr(ours) == repr(theirs)  # nan is not itself
+    assert ours[-2].constraints == {"memory": 0.25}
+
+
+def _choice(*choices: object) -> optuna.distributions.CategoricalDistribution:
+    return optuna.distributions.CategoricalDistribution(choices)
 
 
 # Optuna's schema
@@ -182,9 +205,9 @@ def test_optuna_tables_of_another_version_are_refused_untouched(path: Path, vers
     with storage.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = ?", (version,))
     before = path.read_bytes()
-    for read in (open_storage, open_read_only):
+    for reading in (open_storage, open_read_only, read):
         with pytest.raises(StorageError, match=rf"tables of version {version}, and this Optuna knows v\d.*{cure}"):
-            read(path)
+            reading(path)
     assert path.read_bytes() == before
 
 
