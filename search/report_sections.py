@@ -384,7 +384,7 @@ def _memory(records: Records) -> Iterator[Block]:
         return
     yield _layers(best.planned)
     yield _categories(best.planned)
-    yield Paragraph("Loss and workspace are not needed at the same time: only the larger one is in the peak.")
+    yield Paragraph("The categories are those of the moment at which a step needs most, and add up to its peak.")
 
 
 def _layers(planned: Plan) -> Table:
