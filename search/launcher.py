@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from search.worker import ASSIGNMENT
-from storage.ledger import Holder, alive
+from storage.attempts import Holder, alive
 from train.rundir import Json, read_json, write_json
 
 QUIT_PATIENCE_S = 5.0

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from search.errors import SearchError, StudyBusy
-from storage.ledger import Holder, alive
+from storage.attempts import Holder, alive
 from train.rundir import Json, read_json, write_json
 
 LOCK = ".lock"

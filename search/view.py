@@ -11,8 +11,8 @@ from objectives.score import Measure
 from search import budget, service
 from search.errors import SearchError
 from search.parameters import Value
-from storage import db, records
-from storage.ledger import Attempt, Ledger
+from storage import records
+from storage.attempts import Attempt
 from storage.records import TrialRecord
 from train.rundir import Json, RunDir, parse_event, read_json
 
@@ -88,12 +88,7 @@ def read(folder: Path) -> StudyView:
     if not path.exists():
         return build(folder, facts, [], [], 0.0)
     found = records.read(path)
-    reader = db.read_only_engine(path)
-    try:
-        ledger = Ledger(reader)
-        return build(folder, facts, found, ledger.attempts(), ledger.spent_s())
-    finally:
-        reader.dispose()
+    return build(folder, facts, found.trials, found.attempts, found.spent_s)
 
 
 def build(

@@ -34,11 +34,12 @@ from storage.file import (
     connect,
     damaged,
     file_uri,
-    journal_path,
-    missing,
     newer,
     refuse_network,
+    require_content,
+    require_schema,
     restore_hint,
+    roll_back,
     storage_errors,
     unwritable,
     verifies,
@@ -142,11 +143,11 @@ def read_only_engine(path: Path) -> Engine:
 
     Raises StorageError where there is no database, or one of another schema. Pages are not checked: use `check`.
     """
-    _require_content(path)
-    _roll_back(path)
+    require_content(path)
+    roll_back(path)
     reader = create_engine(read_only_url(path), plugins=[PLUGIN])
     with storage_errors(path), reader.connect() as connection:
-        _require_schema(path, _version(connection))
+        require_schema(path, _version(connection))
     return reader
 
 
@@ -186,8 +187,8 @@ def check(path: Path) -> None:
 
     Reads every page; writes nothing, but for the rollback of what a power cut left half-written.
     """
-    _require_content(path)
-    _roll_back(path)
+    require_content(path)
+    roll_back(path)
     reader = create_engine(read_only_url(path), plugins=[PLUGIN])
     try:
         with storage_errors(path), reader.connect() as connection:
@@ -230,28 +231,6 @@ def _version(connection: Connection) -> str | None:
     return version
 
 
-def _require_schema(path: Path, version: str | None) -> None:
-    if version == HEAD:
-        return
-    if version is not None and version > HEAD:
-        raise newer(path, version)
-    found = "no tables of ours" if version is None else f"schema {version}"
-    raise StorageError(
-        f"{path} holds {found}, and this program reads schema {HEAD}. `nightshift start` brings it there."
-    )
-
-
-def _require_content(path: Path) -> None:
-    """A file that is there and may be a database. SQLite itself takes an empty one for a new database."""
-    if not path.exists():
-        raise missing(path)
-    if not path.is_file():
-        raise StorageError(f"{path} should be a study database and is no file. Move it away.")
-    size = path.stat().st_size
-    if 0 < size < 512 or (size == 0 and backup_path(path).exists()):
-        raise damaged(path, f"truncated to {size} bytes")
-
-
 def _require_writable(path: Path) -> None:
     folder = path.parent
     if not folder.is_dir():
@@ -265,17 +244,6 @@ def _require_writable(path: Path) -> None:
             raise unwritable(place)
 
 
-def _roll_back(path: Path) -> None:
-    """Undo a transaction that a kill or power cut left half-written, which a read-only connection cannot do.
-
-    Opening for writing is enough; a transaction that is alive in another process is left alone.
-    """
-    if not journal_path(path).exists():
-        return
-    with storage_errors(path), closing(connect(path, "rw")) as connection:
-        connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
-
-
 def backup(path: Path) -> Path:
     """Copy the database, verify the copy, and put it in the place of the last backup; returns where that is.
 
@@ -283,8 +251,8 @@ def backup(path: Path) -> Path:
     Raises StorageError where the copy cannot be made or does not verify.
     """
     target, staged = backup_path(path), path.with_name(f".{path.name}.backup.tmp")
-    _require_content(path)
-    _roll_back(path)
+    require_content(path)
+    roll_back(path)
     try:
         with storage_errors(path), closing(connect(path, "ro")) as connection:
             staged.unlink(missing_ok=True)

@@ -189,3 +189,37 @@ def filesystem_type(folder: Path) -> int:
     if ctypes.CDLL(None).statfs(os.fsencode(folder), buffer) != 0:
         return 0
     return int.from_bytes(buffer.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder) & 0xFFFFFFFF
+
+
+def require_content(path: Path) -> None:
+    """A file that is there and may be a database. SQLite itself takes an empty one for a new database."""
+    if not path.exists():
+        raise missing(path)
+    if not path.is_file():
+        raise StorageError(f"{path} should be a study database and is no file. Move it away.")
+    size = path.stat().st_size
+    if 0 < size < 512 or (size == 0 and backup_path(path).exists()):
+        raise damaged(path, f"truncated to {size} bytes")
+
+
+def roll_back(path: Path) -> None:
+    """Undo a transaction that a kill or power cut left half-written, which a read-only connection cannot do.
+
+    Opening for writing is enough; a transaction that is alive in another process is left alone.
+    """
+    if not journal_path(path).exists():
+        return
+    with storage_errors(path), closing(connect(path, "rw")) as connection:
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchall()
+
+
+def require_schema(path: Path, version: str | None) -> None:
+    """Raise StorageError where our tables are not of the schema that this program reads (None: there are none)."""
+    if version == HEAD:
+        return
+    if version is not None and version > HEAD:
+        raise newer(path, version)
+    found = "no tables of ours" if version is None else f"schema {version}"
+    raise StorageError(
+        f"{path} holds {found}, and this program reads schema {HEAD}. `nightshift start` brings it there."
+    )

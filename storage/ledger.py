@@ -14,19 +14,28 @@ Seconds are kept as whole microseconds: sums are exact. Leases and use are round
 from __future__ import annotations
 
 import math
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
-from pathlib import Path
 
 from sqlalchemy import ColumnElement, Engine, func, select
 from sqlalchemy.orm import Session
 
+from storage.attempts import Attempt, Holder, alive, seconds
 from storage.db import path_of, storage_errors
 from storage.tables import AttemptRow, CostRow, EntryRow
+
+__all__ = [
+    "Attempt",
+    "AttemptClosed",
+    "AttemptOpen",
+    "BudgetExhausted",
+    "Holder",
+    "Ledger",
+    "alive",
+    "utc_now",
+]
 
 OVERHEAD = "overhead"  # charged, and measured as nothing else
 LOST = "lost"  # charged to attempts that never said how they ended
@@ -54,65 +63,6 @@ class AttemptOpen(Exception):
 
 class AttemptClosed(Exception):
     """The attempt has ended."""
-
-
-@dataclass(frozen=True)
-class Holder:
-    """A process, told apart from a later one with the same pid, on this machine or after a reboot.
-
-    `started` is the start time in clock ticks since boot, as the kernel counts them.
-    """
-
-    host: str
-    boot_id: str
-    pid: int
-    started: int
-
-    @classmethod
-    def of_process(cls, pid: int) -> Holder:
-        """The process `pid` of this machine. Raises ProcessLookupError where there is none, or only its corpse."""
-        if (started := _start_time(pid)) is None:
-            raise ProcessLookupError(f"no process {pid}")
-        return cls(socket.gethostname(), _boot_id(), pid, started)
-
-
-def alive(holder: Holder) -> bool:
-    """Whether `holder` is at work on this machine now. A process that has ended and was not reaped yet is not."""
-    return holder.boot_id == _boot_id() and holder.started == _start_time(holder.pid)
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-
-
-def _start_time(pid: int) -> int | None:
-    """Field 22 of /proc/PID/stat; the second field is a name in which anything may stand."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """One process at work on one run, as it was when read. Open while `ended_at` is None.
-
-    `trial` is Optuna's trial number, None for work that belongs to no trial. `paid_s` is the sum of its leases,
-    `charged_s` that less its refund, and `costs` says what the charge went to: once closed, its values sum to that.
-    """
-
-    id: int
-    trial: int | None
-    run: str
-    holder: Holder
-    opened_at: datetime
-    ended_at: datetime | None
-    outcome: str | None
-    reason: str
-    paid_s: float
-    charged_s: float
-    costs: Mapping[str, float]
 
 
 def utc_now() -> datetime:
@@ -169,12 +119,12 @@ class Ledger:
         What the costs do not explain becomes "overhead"; what they claim beyond the charge is cut off, the last first.
         Use beyond what was paid is not charged (no lease admitted it) and is noted in the reason.
         """
-        used, claims = _up(used_s), {cause: _up(seconds) for cause, seconds in costs.items()}
+        used, claims = _up(used_s), {cause: _up(amount_s) for cause, amount_s in costs.items()}
         with self._transaction() as session:
             row = _open_row(session, attempt_id)
             paid = _charged(session, attempt_id)
             if used > paid:
-                reason = "; ".join(filter(None, [reason, f"used {_seconds(used - paid):.3f} s more than were paid"]))
+                reason = "; ".join(filter(None, [reason, f"used {seconds(used - paid):.3f} s more than were paid"]))
             elif used < paid:
                 self._enter(session, attempt_id, "refund", used - paid)
             self._end(session, row, outcome, reason, _shares(min(used, paid), claims))
@@ -200,7 +150,7 @@ class Ledger:
     def spent_s(self) -> float:
         """Seconds charged to all attempts, open ones included: the sum of all entries."""
         with self._transaction() as session:
-            return _seconds(_charged(session))
+            return seconds(_charged(session))
 
     def spent_by_cause(self) -> dict[str, float]:
         """Seconds charged, by cause; sums to `spent_s`. Open attempts stand under "running"."""
@@ -209,7 +159,7 @@ class Ledger:
             spent = dict(session.execute(select(CostRow.cause, total).group_by(CostRow.cause)).all())
             if running := _charged(session) - sum(spent.values()):
                 spent[RUNNING] = running
-            return {cause: _seconds(spent[cause]) for cause in sorted(spent)}
+            return {cause: seconds(spent[cause]) for cause in sorted(spent)}
 
     @contextmanager
     def _transaction(self) -> Iterator[Session]:
@@ -221,7 +171,7 @@ class Ledger:
         if lease == 0 or math.isnan(limit_s):
             raise ValueError(f"a lease of {lease_s} s within {limit_s} s pays for nothing")
         if limit_s != math.inf and spent + lease > _microseconds(limit_s, ROUND_FLOOR):
-            raise BudgetExhausted(_seconds(spent), lease_s, limit_s)
+            raise BudgetExhausted(seconds(spent), lease_s, limit_s)
         self._enter(session, attempt_id, "lease", lease)
 
     def _enter(self, session: Session, attempt_id: int, kind: str, microseconds: int) -> None:
@@ -272,37 +222,21 @@ def _read(session: Session, *conditions: ColumnElement[bool]) -> list[Attempt]:
     paid = {id_: (lease, net) for id_, lease, net in session.execute(sums.where(EntryRow.attempt_id.in_(chosen)))}
     costs: dict[int, dict[str, float]] = {}
     for cost in session.scalars(select(CostRow).where(CostRow.attempt_id.in_(chosen)).order_by(CostRow.cause)):
-        costs.setdefault(cost.attempt_id, {})[cost.cause] = _seconds(cost.microseconds)
+        costs.setdefault(cost.attempt_id, {})[cost.cause] = seconds(cost.microseconds)
     return [_attempt(row, *paid[row.id], costs.get(row.id, {})) for row in rows]
 
 
 def _attempt(row: AttemptRow, paid: int, charged: int, costs: Mapping[str, float]) -> Attempt:
-    return Attempt(
-        id=row.id,
-        trial=row.trial_number,
-        run=row.run,
-        holder=Holder(row.host, row.boot_id, row.pid, row.pid_started),
-        opened_at=datetime.fromisoformat(row.opened_at),
-        ended_at=None if row.ended_at is None else datetime.fromisoformat(row.ended_at),
-        outcome=row.outcome,
-        reason=row.reason,
-        paid_s=_seconds(paid),
-        charged_s=_seconds(charged),
-        costs=costs,
-    )
+    return Attempt.of_row(vars(row), paid, charged, costs)
 
 
-def _up(seconds: float) -> int:
+def _up(amount_s: float) -> int:
     """Microseconds, rounded up. Raises ValueError for what is no amount of time."""
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise ValueError(f"{seconds} is no amount of seconds")
-    return _microseconds(seconds, ROUND_CEILING)
+    if not (math.isfinite(amount_s) and amount_s >= 0):
+        raise ValueError(f"{amount_s} is no amount of seconds")
+    return _microseconds(amount_s, ROUND_CEILING)
 
 
-def _microseconds(seconds: float, rounding: str) -> int:
+def _microseconds(amount_s: float, rounding: str) -> int:
     """Through the shortest decimal of a float, so that 1.1 s is 1,100,000 microseconds either way."""
-    return int((Decimal(repr(float(seconds))) * 1_000_000).to_integral_value(rounding))
-
-
-def _seconds(microseconds: int) -> float:
-    return microseconds / 1_000_000
+    return int((Decimal(repr(float(amount_s))) * 1_000_000).to_integral_value(rounding))

@@ -1,21 +1,30 @@
-"""The trials of a study as frozen records, read from Optuna's tables without Optuna, which takes most of a second.
+"""A study as frozen records, read without Optuna and SQLAlchemy, whose imports take a second where processors are slow.
 
-Only for the pinned version of those tables; `storage.trials` reads every other way, and tests that both say the same.
+For the pinned versions of all tables alone; tests hold this equal to what `storage.trials` and `storage.ledger` say.
 """
 
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import Connection, inspect
-
-from storage.db import StorageError, read_only_engine, storage_errors
+from storage.attempts import Attempt, seconds
+from storage.file import (
+    VERSION_TABLE,
+    StorageError,
+    connect,
+    require_content,
+    require_schema,
+    roll_back,
+    storage_errors,
+)
 
 State = Literal["waiting", "running", "complete", "pruned", "failed"]
 Value = float | int | str | bool | None
@@ -63,30 +72,48 @@ class TrialRecord:
         return all(value <= 0 for value in self.constraints.values())
 
 
-def read(path: Path) -> list[TrialRecord]:
-    """Every trial of the one study in the database at `path`, by number; works while another process writes.
+@dataclass(frozen=True)
+class Records:
+    """One study's trials by number, its attempts oldest first, and the seconds charged to all of them."""
+
+    trials: list[TrialRecord]
+    attempts: list[Attempt]
+    spent_s: float
+
+
+def read(path: Path) -> Records:
+    """What the database of a study holds, as of one instant; works while another process writes.
 
     Raises StorageError where there is no database, or one whose tables are not made yet or of another version.
     """
-    reader = read_only_engine(path)
-    try:
-        with storage_errors(path), reader.connect() as connection:
-            require_tables(path, connection)
-            if connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar() == OPTUNA_SCHEMA:
-                return _records(connection)
-    finally:
-        reader.dispose()
+    require_content(path)
+    roll_back(path)
+    with storage_errors(path), closing(connect(path, "ro")) as connection:
+        connection.row_factory = sqlite3.Row
+        connection.execute("BEGIN")
+        require_schema(path, _version(connection, VERSION_TABLE))
+        if (version := _version(connection, "alembic_version")) is None:
+            raise unfinished(path)
+        if version == OPTUNA_SCHEMA:
+            return Records(_trials(connection), *_ledger(connection))
     from storage import trials
 
     trials.open_read_only(path).engine.dispose()  # which says what is wrong with another version
     raise AssertionError(f"Optuna knows tables at {path} that this file does not")
 
 
-def require_tables(path: Path, connection: Connection) -> None:
-    """Raise StorageError where a kill came between our tables and Optuna's."""
-    made = inspect(connection).has_table("alembic_version")  # Optuna's last step, and it fills it
-    if not made or not connection.exec_driver_sql("SELECT count(*) FROM alembic_version").scalar_one():
-        raise StorageError(f"{path} has no room for trials yet: its making was interrupted. Run `nightshift start`.")
+def unfinished(path: Path) -> StorageError:
+    """For where a kill came between our tables and Optuna's, of which this one is the last, and is filled."""
+    return StorageError(f"{path} has no room for trials yet: its making was interrupted. Run `nightshift start`.")
+
+
+def _version(connection: sqlite3.Connection, table: str) -> str | None:
+    """The one value in a table of versions; None where it is not there, or empty."""
+    there = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?"
+    if not connection.execute(there, (table,)).fetchone()[0]:
+        return None
+    row = connection.execute(f"SELECT version_num FROM {table}").fetchone()
+    return str(row[0]) if row else None
 
 
 def utc(local: datetime | None) -> datetime | None:
@@ -94,9 +121,21 @@ def utc(local: datetime | None) -> datetime | None:
     return None if local is None else local.astimezone(UTC)
 
 
-def _records(connection: Connection) -> list[TrialRecord]:
+def _ledger(connection: sqlite3.Connection) -> tuple[list[Attempt], float]:
+    costs: defaultdict[int, dict[str, float]] = defaultdict(dict)
+    for row in connection.execute("SELECT * FROM cost ORDER BY attempt_id, cause"):
+        costs[row["attempt_id"]][row["cause"]] = seconds(row["microseconds"])
+    sums = connection.execute(
+        "SELECT attempt.*, sum(microseconds) FILTER (WHERE kind = 'lease') AS paid, sum(microseconds) AS charged "
+        "FROM attempt JOIN entry ON entry.attempt_id = attempt.id GROUP BY attempt.id ORDER BY attempt.id"
+    ).fetchall()
+    attempts = [Attempt.of_row(dict(row), row["paid"], row["charged"], costs[row["id"]]) for row in sums]
+    return attempts, seconds(sum(row["charged"] for row in sums))
+
+
+def _trials(connection: sqlite3.Connection) -> list[TrialRecord]:
     of = {table: _by_trial(connection, table) for table in _TABLES}
-    trials = connection.exec_driver_sql("SELECT * FROM trials ORDER BY number").mappings()
+    trials = connection.execute("SELECT * FROM trials ORDER BY number").fetchall()
     return [_record(dict(row), {table: of[table][row["trial_id"]] for table in _TABLES}) for row in trials]
 
 
@@ -109,9 +148,9 @@ _TABLES = (
 )
 
 
-def _by_trial(connection: Connection, table: str) -> defaultdict[int, list[_Row]]:
+def _by_trial(connection: sqlite3.Connection, table: str) -> defaultdict[int, list[_Row]]:
     rows: defaultdict[int, list[_Row]] = defaultdict(list)
-    for row in connection.exec_driver_sql(f"SELECT * FROM {table} ORDER BY 1").mappings():
+    for row in connection.execute(f"SELECT * FROM {table} ORDER BY 1"):
         rows[row["trial_id"]].append(dict(row))
     return rows
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from optuna import Study
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.trial import FrozenTrial
+from sqlalchemy import Connection, inspect
 
 from storage.db import (
     PLUGIN,
@@ -17,7 +18,7 @@ from storage.db import (
     read_write_url,
     storage_errors,
 )
-from storage.records import OPTUNA_SCHEMA, STATES, TrialRecord, require_tables, utc
+from storage.records import OPTUNA_SCHEMA, STATES, TrialRecord, unfinished, utc
 
 __all__ = ["OPTUNA_SCHEMA", "StudyStorage", "TrialRecord", "open_read_only", "open_storage", "read_records", "records"]
 
@@ -53,9 +54,17 @@ def open_read_only(path: Path) -> StudyStorage:
     """
     reader = read_only_engine(path)
     with storage_errors(path), reader.connect() as connection:
-        require_tables(path, connection)
+        if not _is_made(connection):
+            raise unfinished(path)
     reader.dispose()
     return _open(path, read_only_url(path), make_tables=False)
+
+
+def _is_made(connection: Connection) -> bool:
+    """Whether Optuna's tables are there; it makes this one last, and then fills it."""
+    if not inspect(connection).has_table("alembic_version"):
+        return False
+    return bool(connection.exec_driver_sql("SELECT count(*) FROM alembic_version").scalar_one())
 
 
 def records(study: Study) -> list[TrialRecord]:

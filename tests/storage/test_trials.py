@@ -134,7 +134,7 @@ def test_times_are_utc_wherever_the_machine_is(path: Path, monkeypatch: pytest.M
 def test_reading_only_gives_the_same_records(path: Path) -> None:
     study = finished_study(path)
     reader = open_read_only(path)
-    assert read_records(reader, "night") == records(study) == read(path)
+    assert read_records(reader, "night") == records(study) == read(path).trials
     assert all(isinstance(record, TrialRecord) for record in records(study))
     with pytest.raises(KeyError):
         read_records(reader, "day")
@@ -157,7 +157,7 @@ def test_the_read_only_url_serves_optuna_itself(path: Path) -> None:
 def test_reading_after_a_power_cut(path: Path) -> None:
     before = records(finished_study(path))
     leave_half_written(path)
-    assert read(path) == before
+    assert read(path).trials == before
     assert read_records(open_read_only(path), "night") == before
 
 
@@ -181,9 +181,22 @@ def test_reading_without_optuna_says_what_optuna_says_of_every_kind_of_trial(pat
     trial.set_user_attr("deep", {"a": [1, None, "é"]})
     study.tell(trial, state=TrialState.FAIL)
     study.enqueue_trial({"n": 3})
-    ours, theirs = read(path), records(study)
+    ours, theirs = read(path).trials, records(study)
     assert repr(ours) == repr(theirs)  # nan is not itself
     assert ours[-2].constraints == {"memory": 0.25}
+
+
+def test_reading_without_sqlalchemy_says_what_the_ledger_says(path: Path, holder: Holder) -> None:
+    finished_study(path)
+    ledger = Ledger(db.engine(path))
+    assert (read(path).attempts, read(path).spent_s) == (ledger.attempts(), ledger.spent_s()) == ([], 0.0)
+    closed = ledger.open_attempt(0, "000", holder, 10, 100)
+    ledger.pay(closed.id, 5.25, 100)
+    ledger.close(closed.id, 11.1, "completed", {"train": 7.3, "save": 1.0}, "as planned")
+    ledger.abandon(ledger.open_attempt(1, "001", holder, 10, 100).id, "it died")
+    ledger.open_attempt(None, "base", holder, 2.5, 100)
+    assert (read(path).attempts, read(path).spent_s) == (ledger.attempts(), ledger.spent_s())
+    assert len(read(path).attempts) == 3
 
 
 def _choice(*choices: object) -> optuna.distributions.CategoricalDistribution:
