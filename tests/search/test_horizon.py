@@ -68,7 +68,7 @@ def test_the_trials_own_horizon_is_kept() -> None:
 
 
 @given(
-    st.floats(1e-4, 48),
+    st.floats(1e-4, 24),
     st.floats(0.1, 9),
     st.floats(0.01, 1e4),
     st.floats(0, 1e3),
