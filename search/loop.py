@@ -53,14 +53,17 @@ def run(
         ledger = Ledger(engine)
         for attempt in ledger.open_attempts():
             ledger.abandon(attempt.id, "the service ended without closing it")
-        study = Study.open(trials.open_storage(folder / "study.db"), config, found)
-        if study.anew:
-            shutil.rmtree(runs / "base", ignore_errors=True)
+        base_run = runs / "base"
+        storage = trials.open_storage(folder / "study.db")
+        study = Study.open(storage, config, found, forget=lambda: shutil.rmtree(base_run, ignore_errors=True))
         write_atomic(folder / "study.toml", config.portable_text)  # not before the study has taken it
         claim.announce(trials_wanted=config.study.trials, budget_s=budget_s, until=until)
         night = Night(config, folder, found, study, ledger, budget_s, deadline, observe, asked)
         try:
             claim.ending = night.work()
+        except WorkerFailed as error:
+            claim.ending = f"it failed: {str(error).splitlines()[0]}"
+            raise
         finally:
             night.close()
             engine.dispose()

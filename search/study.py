@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,27 +45,34 @@ class OpenTrial:
 
 
 class Study:
-    """One study in the database, opened for work by the one service that holds it.
+    """One study in the database, opened for work by the one service that holds it."""
 
-    `anew`: study.toml had changed before a trial began, so that what was there (the base model's score) is void.
-    """
-
-    def __init__(self, study: optuna.Study, config: StudyConfig, *, anew: bool = False) -> None:
+    def __init__(self, study: optuna.Study, config: StudyConfig) -> None:
         self.optuna = study
-        self.anew = anew
         self._config = config
 
     @classmethod
-    def open(cls, storage: optuna.storages.BaseStorage, config: StudyConfig, survey: Survey) -> Study:
-        """Create the study or load it, refuse one whose space, direction, model or data differ, enqueue its priors."""
+    def open(
+        cls,
+        storage: optuna.storages.BaseStorage,
+        config: StudyConfig,
+        survey: Survey,
+        forget: Callable[[], None] = lambda: None,
+    ) -> Study:
+        """Create the study or load it, refuse one whose space, direction, model or data differ, enqueue its priors.
+
+        Until a trial begins, all of that may change: the study is made anew, once `forget` has removed what was scored
+        for the old one (before the database changes, so that a kill between the two loses nothing).
+        """
         now, study = identity(config, survey), _created(storage, config)
-        if anew := study.user_attrs.get(IDENTITY, now) != now and not _begun(study):
+        if study.user_attrs.get(IDENTITY, now) != now and not _begun(study):
+            forget()
             optuna.delete_study(study_name=config.study.name, storage=storage)  # it holds nothing but queued priors
             study = _created(storage, config)
         if study.metric_names is None:
             with _experimental():
                 study.set_metric_names(["IFEval prompts followed, strict"])
-        opened = cls(study, config, anew=anew)
+        opened = cls(study, config)
         opened._check_identity(now)
         opened._enqueue_priors()
         return opened

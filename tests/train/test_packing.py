@@ -9,7 +9,7 @@ import torch
 import transformers
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_train import make_recipe, make_splits, tokenizer
+from tiny_train import LLAMA, make_recipe, make_splits, tokenizer
 
 from train.loop import train
 from train.model import LoadedBase, drop_adapter, load_base
@@ -18,22 +18,10 @@ from train.recipe import Base
 from train.rundir import RunDir
 from train.sft import token_losses
 
-SHAPE = {
-    "vocab_size": 288,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 2048,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "bos_token_id": None,
-}
 ARCHITECTURES = {
-    "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**SHAPE)),
-    "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**SHAPE)),
-    "mistral": lambda: transformers.MistralForCausalLM(transformers.MistralConfig(**SHAPE, sliding_window=7)),
+    "llama": lambda: transformers.LlamaForCausalLM(transformers.LlamaConfig(**LLAMA)),
+    "qwen2": lambda: transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**LLAMA)),
+    "mistral": lambda: transformers.MistralForCausalLM(transformers.MistralConfig(**LLAMA, sliding_window=7)),
 }
 
 
