@@ -25,7 +25,7 @@ from typing import Any
 
 from objectives.score import ObjectiveError, Score
 from train import final
-from train.plan import inspect_base, inspect_sources
+from train.planning.plan import inspect_base, inspect_sources
 from train.recipe import Recipe, RecipeError, digest_of
 from train.rundir import RunDir, read_json, write_atomic, write_json
 

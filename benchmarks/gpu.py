@@ -25,10 +25,10 @@ from safetensors.torch import save_file
 from table import Figure, publish
 
 from train.base import facts_of_config
-from train.data import ProbeRow, Splits
+from train.data.splits import ProbeRow, Splits
 from train.loop import OutOfMemory, train
 from train.model import LoadedBase, drop_adapter, load_base
-from train.plan import plan
+from train.planning.plan import plan
 from train.recipe import Base, Recipe, Source
 from train.rehearsal_base import train_tokenizer
 from train.rundir import RunDir

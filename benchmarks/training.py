@@ -29,9 +29,9 @@ from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, Qwen
 
 import train.loop
 from train import rehearsal_base
-from train.data import ProbeRow, Splits
+from train.data.splits import ProbeRow, Splits
 from train.model import drop_adapter, load_base
-from train.plan import inspect_base, plan
+from train.planning.plan import inspect_base, plan
 from train.recipe import Base, Recipe, Source
 from train.rundir import RunDir
 

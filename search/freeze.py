@@ -27,7 +27,7 @@ from search.errors import FreezeDiffers, NothingToFreeze, SearchError
 from search.horizon import Horizon, examples_per_second, load_seconds, stretch
 from storage import db, trials
 from storage.records import TrialRecord
-from train.plan import inspect_sources
+from train.planning.plan import inspect_sources
 from train.recipe import Recipe, digest_of
 from train.rundir import Json, RunDir, read_json, write_atomic
 

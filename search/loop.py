@@ -24,7 +24,7 @@ from search.launcher import Worker, end_orphan
 from search.study import OpenTrial, Study
 from storage import db, trials
 from storage.ledger import Attempt, BudgetExhausted, Ledger
-from train import plan
+from train.planning import plan
 from train.recipe import Recipe
 from train.rundir import Json, RunDir, read_json, write_atomic
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from objectives.score import Measure, Score
 from search.parameters import Value
-from train.plan import Plan
+from train.planning.plan import Plan
 from train.rundir import Json
 
 SAMPLES = 3

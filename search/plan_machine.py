@@ -7,7 +7,7 @@ from search.errors import MachineUnfit, SearchError
 from search.plan_study import GIB, Machine
 from search.studyfile import nearest
 from search.survey import Card, card
-from train import plan
+from train.planning import plan
 
 DEFAULT_SPEED = "RTX 4070 Ti"
 

@@ -13,7 +13,7 @@ from typing import Any
 from search import space
 from search.config import StudyConfig
 from search.errors import SearchError
-from train import plan as planning
+from train.planning import plan as planning
 from train.recipe import Recipe
 
 # What of a recipe decides its memory or its time; all else is the same for both.

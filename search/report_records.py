@@ -15,7 +15,7 @@ from search.view import StudyView
 from storage import db, trials
 from storage.ledger import Attempt, Ledger
 from storage.records import TrialRecord
-from train import plan
+from train.planning import plan
 from train.recipe import Recipe, RecipeError
 from train.rundir import Json, RunDir, parse_event, read_json
 

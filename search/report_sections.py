@@ -16,7 +16,7 @@ from search.freeze import origins
 from search.report_pages import Block, Code, Document, Fact, Missing, Mono, Paragraph, Section, Table
 from search.report_records import LEAST_TRIALS, Records, RunRecord
 from search.view import TrialView
-from train.plan import Plan
+from train.planning.plan import Plan
 from train.rundir import Json
 
 HALVES = {"search": "search half", "sealed": "sealed half", "all": "all prompts"}

@@ -25,7 +25,7 @@ from search.parameters import Value
 from search.survey import Survey
 from storage import trials
 from storage.records import TrialRecord
-from train.plan import SourceFacts
+from train.planning.plan import SourceFacts
 from train.recipe import Source
 
 STARTUP_TRIALS = 6  # random or prior recipes before the sampler models anything

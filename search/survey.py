@@ -1,6 +1,6 @@
 """What the files and the machine that a study names are like, before anything is started or written.
 
-Imports no torch: models and data are read by train.plan, the card is asked of NVIDIA's driver.
+Imports no torch: models and data are read by train.planning.plan, the card is asked of NVIDIA's driver.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from search import checks, space, studyfile
 from search.config import StudyConfig
 from search.errors import MachineUnfit
 from search.studyfile import nearest
-from train import plan
+from train.planning import plan
 from train.recipe import RecipeError
 
 PROMPT_FIELDS = ("key", "prompt", "instruction_id_list", "kwargs")

@@ -123,13 +123,14 @@ class Worker:
 
     def _base(self, run: RunDir, recipe: Recipe, job: Json) -> Json:
         """The base model as it is: its bits per byte and its score, which every trial has to beat."""
-        from train import data, probe
+        from train import probe
+        from train.data.splits import splits
 
         base = self._load(run, recipe)
         watch = FileWatch(run, job["attempt"])
         _phase(run, "probe")
         with _timed(self.seconds, "probe"):
-            rows = data.splits(recipe, base.tokenizer, base.context).probe
+            rows = splits(recipe, base.tokenizer, base.context).probe
             bits = probe.bits_per_byte(base, base.model, rows)
         try:
             score = self._score(run, recipe, job, base, base.model, watch.should_stop)

@@ -20,7 +20,7 @@ from search.config import StudyConfig
 from search.study import OpenTrial, Study
 from storage import db, trials
 from storage.ledger import Holder, Ledger
-from train import plan
+from train.planning import plan
 from train.recipe import Recipe
 from train.rundir import RunDir, write_atomic, write_json
 

@@ -15,7 +15,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-from train.data import ProbeRow, Splits
+from train.data.splits import ProbeRow, Splits
 from train.loop import StepFacts, Unwatched, train
 from train.model import load_base
 from train.recipe import Base, Recipe, Source

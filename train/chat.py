@@ -9,8 +9,8 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from train.data.rows import Message
 from train.recipe import Recipe, RecipeError
-from train.rows import Message
 
 IGNORED = -100  # the label of a token that does not count
 

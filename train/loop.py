@@ -27,9 +27,9 @@ from typing import Any, Literal
 import torch
 import transformers
 
-from train import data
 from train.checkpoint import Checkpoint, Position, newest, save
-from train.data import Splits
+from train.data import splits as data
+from train.data.splits import Splits
 from train.dpo import dpo_trainer
 from train.model import (
     LoadedBase,

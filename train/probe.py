@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from train.data import IGNORED, ProbeRow
+from train.data.splits import IGNORED, ProbeRow
 from train.model import LoadedBase
 
 _TOKENS = 4096  # of one forward pass, padding included

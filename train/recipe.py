@@ -56,7 +56,7 @@ class Base(Frozen):
 
 
 class Fields(Frozen):
-    """What a data set calls its fields, by what train.rows calls them: `prompt = "question"`. None: it has none."""
+    """What a data set calls its fields, by what data.rows calls them: `prompt = "question"`. None: it has none."""
 
     prompt: str | None = None
     context: str | None = None
@@ -79,7 +79,7 @@ class PromptFile(Frozen):
 
 
 class Filters(Frozen):
-    """Which rows of a source are left out, each kind counted (train.filters says how each decides).
+    """Which rows of a source are left out, each kind counted (train.data.filters says how each decides).
 
     Lengths are those of the answer, of both answers of a pair. `languages` are ISO 639-1 codes; empty: all. `overlap`
     drops prompts that share eight words in a row with one in the files of `overlap_with`; a study adds the prompts

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from train.data import PROBE_TOKENS, Splits, splits
+from train.data.splits import PROBE_TOKENS, Splits, splits
 from train.recipe import Base, Filters, Probe, Recipe, RecipeError, Source
 
 TEMPLATE = (

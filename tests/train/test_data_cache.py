@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from test_data import make_tokenizer, numbered, one_source, texts, write
 
-from train import cache, sources
 from train.chat import Chat
-from train.data import Splits, splits
+from train.data import cache, sources
+from train.data.sources import inspect_sources
+from train.data.splits import Splits, splits
 from train.recipe import Base, Fields, Filters, Probe, Recipe, RecipeError, Source
-from train.sources import inspect_sources
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -106,7 +106,7 @@ def test_rows_that_a_later_run_draws_are_added(asked: Recipe, home: Path) -> Non
 
 def test_two_at_once_lose_nothing_of_each_other(tmp_path: Path) -> None:
     source = Source(name="only", path=str(write(tmp_path / "a.jsonl", numbered("x", 8))))
-    from train.tokens import Tokens
+    from train.data.tokens import Tokens
 
     corpus = sources.corpus(source)
     one, other = (Tokens(Chat(made := make_tokenizer(), made.chat_template)) for _ in range(2))

@@ -17,12 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from train import rehearsal_text
-from train.filters import kept
-from train.near import near_duplicates
+from train.data.filters import kept
+from train.data.near import near_duplicates
+from train.data.refusals import refuses
+from train.data.rows import Example, Message, Pair, Row
+from train.data.sources import inspect_sources, read
 from train.recipe import Filters, PromptFile, RecipeError, Source
-from train.refusals import refuses
-from train.rows import Example, Message, Pair, Row
-from train.sources import inspect_sources, read
 
 
 def chat(prompt: str, answer: str, language: str = "") -> Example:

@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from tiny_train import make_recipe, make_splits, write_llama
 
-from train import data
 from train.checkpoint import newest
+from train.data.splits import splits as load_splits
 from train.loop import StepFacts, Trained, TrainingFailed, Unwatched, train
 from train.model import COMPUTE_DTYPE, LoadedBase, adapter_tensors, drop_adapter, load_adapter, load_base
-from train.plan import inspect_base, plan
+from train.planning.plan import inspect_base, plan
 from train.recipe import Base, Probe, Recipe, Schedule, Source
 from train.rundir import RunDir
 from train.stage import learning_rate_factor, stages
@@ -355,13 +355,13 @@ def test_a_run_stopped_after_every_step_goes_on_over_the_edges_of_epochs(
         probe=Probe(rows=1),
         chat_template="{% for m in messages %}{{ m.content }} {% endfor %}",
     )
-    splits = data.splits(recipe, base.tokenizer)
+    splits = load_splits(recipe, base.tokenizer)
     assert splits.facts["made"].rows_used == 5  # 24 examples are almost five epochs
     whole, stopped = runs(), runs()
     go(recipe, whole, base, splits=splits, **IN_ONE_GO)
     for step in range(1, 6):
         assert go(recipe, stopped, base, splits=splits, watch=Stop(step), **IN_ONE_GO).steps == step
-    go(recipe, stopped, base, splits=data.splits(recipe, base.tokenizer), **IN_ONE_GO)
+    go(recipe, stopped, base, splits=load_splits(recipe, base.tokenizer), **IN_ONE_GO)
     assert adapter(stopped) == adapter(whole)
 
 

@@ -14,7 +14,7 @@ from tiny_train import make_recipe, make_splits, tokenizer, write_llama
 from train import model
 from train.loop import train
 from train.model import LoadedBase, drop_adapter, fresh_adapter, load_adapter, load_base, write_adapter
-from train.plan import inspect_base, plan
+from train.planning.plan import inspect_base, plan
 from train.recipe import Base, Recipe, RecipeError
 from train.rundir import RunDir
 from train.targets import TARGET_MODULES

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from train.plan import TARGET_MODULES, BaseFacts, facts_of_config, generation_bytes, plan, room
+from train.planning.plan import TARGET_MODULES, BaseFacts, facts_of_config, generation_bytes, plan, room
 from train.recipe import Base, Recipe, RecipeError, Source, Targets
 
 LLAMA = {

@@ -10,9 +10,9 @@ import pytest
 
 from train.base import facts_of_config
 from train.catalog import known
-from train.memory import Step, peaks
-from train.shapes import SHAPES, shape_of
-from train.simulated import Shape
+from train.planning.memory import Step, peaks
+from train.planning.shapes import SHAPES, shape_of
+from train.planning.simulated import Shape
 
 DATA = Path(__file__).parent.parent / "data"
 

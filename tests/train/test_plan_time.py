@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from train.calibration import ASSUMED, Calibration, context_bytes, keep, known
-from train.flops import SPEEDS, corrected, passes, speed_of
-from train.plan import plan, shape_of, step_seconds
+from train.planning.calibration import ASSUMED, Calibration, context_bytes, keep, known
+from train.planning.flops import SPEEDS, corrected, passes, speed_of
+from train.planning.plan import plan, shape_of, step_seconds
 from train.recipe import Base, Recipe, Source
 
 CARD = SPEEDS[0]

@@ -7,7 +7,7 @@ import torch
 from tiny_train import make_splits
 
 from train import probe
-from train.data import ProbeRow
+from train.data.splits import ProbeRow
 from train.model import LoadedBase, drop_adapter, fresh_adapter
 from train.probe import bits_per_byte
 from train.recipe import Recipe

@@ -165,7 +165,7 @@ def test_recipes_are_read_without_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, train.plan, train.recipe, train.catalog; print('torch' in sys.modules)"
+    code = "import sys, train.planning.plan, train.recipe, train.catalog; print('torch' in sys.modules)"
     answer = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True
     )

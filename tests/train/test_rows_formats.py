@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from train.data.rows import Example, Message, Pair
+from train.data.sources import inspect_sources, read
+from train.data.trees import threads
 from train.recipe import Fields, Filters, RecipeError, Source
-from train.rows import Example, Message, Pair
-from train.sources import inspect_sources, read
-from train.trees import threads
 
 DATA = Path(__file__).parents[1] / "data"
 

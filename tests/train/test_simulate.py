@@ -7,17 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from train import simulated as simulated_module
 from train.base import facts_of_config
+from train.planning import simulated as simulated_module
+from train.planning.shapes import SHAPES
+from train.planning.simulated import Shape, config_of, simulated
 from train.recipe import RecipeError
-from train.shapes import SHAPES
-from train.simulated import Shape, config_of, simulated
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 BASES = ("meta-llama/Llama-3.1-8B", "mistralai/Mistral-7B-v0.3", "Qwen/Qwen2.5-7B")
 
 # Peak bytes of three layers, at torch 2.13, transformers 5.23, peft 0.21.2, bitsandbytes 0.50.2, trl 1.16. After an
-# upgrade that moves one by more than half a percent: find out what changed, mend train/memory.py, then record anew.
+# upgrade that moves one by more than half a percent: find out what changed, mend train/planning/memory.py, then record
+# anew.
 RECORDED = (3143228416, 1304257536, 3246638080)
 
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from train.data.rows import BadRow, example
+from train.data.sources import Example, Message, Pair, fingerprint, inspect_sources, read
 from train.recipe import Filters, RecipeError, Source
-from train.rows import BadRow, example
-from train.sources import Example, Message, Pair, fingerprint, inspect_sources, read
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -317,5 +317,5 @@ def test_a_hub_id_that_is_none_is_explained() -> None:
 
 
 def test_reading_imports_neither_torch_nor_datasets() -> None:
-    code = "import sys, train.plan; sys.exit(bool({'torch', 'datasets', 'transformers'} & set(sys.modules)))"
+    code = "import sys, train.planning.plan; sys.exit(bool({'torch', 'datasets', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

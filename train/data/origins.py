@@ -10,11 +10,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from train import cache
+from train.data import cache
+from train.data.rows import BadRow
+from train.data.trees import Placed
 from train.hub import hub_folder
 from train.recipe import RecipeError, Source
-from train.rows import BadRow
-from train.trees import Placed
 
 
 def origin(source: Source) -> str:

@@ -1,9 +1,9 @@
 """The peak memory of a training step, found by running the step of the installed libraries on fake tensors.
 
-    python -m train.simulate < shapes.json       # a list of Shape; prints a list of Simulation
-    python -m train.simulate calibrate           # measures this machine's card, for train.calibration
+    python -m train.planning.simulate < shapes.json       # a list of Shape; prints a list of Simulation
+    python -m train.planning.simulate calibrate           # measures this machine's card, for train.planning.calibration
 
-A process of its own, because it replaces functions of the libraries (see train.fakes) and takes seconds to start.
+A process of its own, because it replaces functions of the libraries (see `fakes`) and takes seconds to start.
 The peak in each phase of a step is affine in the number of layers, checkpointed and not: a few shallow models are
 run, and the phases' peaks extrapolated to the real depth.
 """
@@ -26,12 +26,12 @@ import transformers
 from torch._subclasses.fake_tensor import FakeTensorMode
 from trl.trainer import utils as trl_utils
 
-from train import fakes
-from train.calibration import Calibration, keep, used_bytes
 from train.packing import ATTENTION, MicroBatch, attention_of
+from train.planning import fakes
+from train.planning.calibration import Calibration, keep, used_bytes
+from train.planning.simulated import Shape, Simulation
 from train.recipe import RecipeError
 from train.sft import token_losses
-from train.simulated import Shape, Simulation
 
 _SHALLOW = 2  # layers of the smaller model: the first and the last are not as those between
 

@@ -1,7 +1,7 @@
-"""Data sets whose structure is not one of train.rows: their records, brought into one of those. Imports no torch.
+"""Data sets whose structure is not one of train.data.rows: their records, brought into one of those. Imports no torch.
 
     dolly          databricks-dolly-15k: instruction, context, response; the context goes under the instruction
-    oasst          OpenAssistant/oasst1, one message a record: the best-ranked thread of each tree (train.trees)
+    oasst          OpenAssistant/oasst1, one message a record: the best-ranked thread of each tree (train.data.trees)
     lima           GAIR/lima: conversations, a list of strings in turn. A last question that nobody answered is left out
     ultrafeedback  HuggingFaceH4/ultrafeedback_binarized: prompt, chosen, rejected; as sft data, its chosen side
 
@@ -15,10 +15,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Literal
 
-from train import trees
+from train.data import trees
+from train.data.rows import BadRow, Record, kind_of
+from train.data.trees import Placed
 from train.recipe import Fields, Source
-from train.rows import BadRow, Record, kind_of
-from train.trees import Placed
 
 NAMES = {"dolly": "databricks-dolly-15k", "lima": "LIMA", "ultrafeedback": "UltraFeedback binarized"}
 COLUMNS: Mapping[str, tuple[str, ...]] = {
@@ -29,7 +29,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
 
 
 def adapted(source: Source, records: Iterable[Placed], left_out: Counter[str]) -> Iterator[Placed]:
-    """The records in a structure that train.rows reads, each with its place.
+    """The records in a structure that train.data.rows reads, each with its place.
 
     A record that cannot be read comes as a BadRow. `left_out` counts, by reason, what is in no record any more.
     """

@@ -8,8 +8,8 @@ In this order; a row counts under the first that it falls to:
                      20 letters cannot be told, and stay
     refusals         answers that begin by declining ("As an AI language model, I cannot ..."); of a pair, the chosen
     duplicates       the same prompt and answers but for white space: the first stays
-    overlap          see train.overlap: prompts that share eight words in a row with an evaluation prompt
-    near duplicates  see train.near: the first stays
+    overlap          see train.data.overlap: prompts that share eight words in a row with an evaluation prompt
+    near duplicates  see train.data.near: the first stays
     rows             beyond the cap of the source: those with the lowest hash of their text stay
 
 Imports no torch.
@@ -23,11 +23,11 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-from train.near import near_duplicates
-from train.overlap import overlaps, sequences_of
+from train.data.near import near_duplicates
+from train.data.overlap import overlaps, sequences_of
+from train.data.refusals import refuses
+from train.data.rows import Example, Message, Pair, Row, texts
 from train.recipe import Filters
-from train.refusals import refuses
-from train.rows import Example, Message, Pair, Row, texts
 
 _FEWEST_LETTERS = 20
 _LOOKED_AT = 600  # characters of a row that tell its language

@@ -1,7 +1,7 @@
 """What a recipe will cost before it runs: trainable parameters, peak memory, work. Closed form, pure, no torch.
 
 This is also the door through which the service sees training: `inspect_base` and `inspect_sources` read what a plan
-needs of the files. The formulas are in train.memory and train.flops, and derived in docs/memory.md.
+needs of the files. The formulas are in train.planning.memory and train.planning.flops, and derived in docs/memory.md.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from train.base import TARGET_MODULES, BaseFacts, Linear, check_is_base, facts_of_config, inspect_base, targeted
-from train.calibration import ASSUMED, context_bytes
-from train.flops import SPEEDS, Seconds, Speed, flops_per_token, seconds, speed_of
-from train.memory import Category, DeviceKind, Memory, StageName, Step, generating, peaks
+from train.data.sources import SourceFacts, inspect_sources
+from train.planning.calibration import ASSUMED, context_bytes
+from train.planning.flops import SPEEDS, Seconds, Speed, flops_per_token, seconds, speed_of
+from train.planning.memory import Category, DeviceKind, Memory, StageName, Step, generating, peaks
+from train.planning.shapes import shape_of
 from train.recipe import Frozen, Recipe
-from train.shapes import shape_of
-from train.sources import SourceFacts, inspect_sources
 
 __all__ = [
     "SPEEDS",

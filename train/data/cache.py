@@ -36,8 +36,8 @@ def key(*parts: Any) -> str:
 
 @remembered
 def code(*names: str) -> str:
-    """A digest of modules of this package: what other code made is not taken for what this code would make."""
-    folder = Path(__file__).parent
+    """A digest of modules of `train`, like "data/rows": what other code made does not pass for what this would make."""
+    folder = Path(__file__).parents[1]
     return key([hashlib.sha256((folder / f"{name}.py").read_bytes()).hexdigest() for name in names])
 
 

@@ -1,6 +1,6 @@
 """The tokens of rows, each row's made when it is first drawn, once: kept in the process and on disk.
 
-What decides tokens names the entry on disk: the rows (train.sources.Corpus.digest), the template, the tokenizer's own
+What decides tokens names the entry on disk: the rows (sources.Corpus.digest), the template, the tokenizer's own
 description, the libraries' versions and this code. A tokenizer that cannot describe itself is not kept on disk.
 """
 
@@ -15,15 +15,15 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from train import cache
 from train.chat import Chat, Ids
-from train.rows import Pair
-from train.sources import Corpus
+from train.data import cache
+from train.data.rows import Pair
+from train.data.sources import Corpus
 
 Sides = tuple[Ids, ...]  # of a chat one; of a pair the chosen and the rejected one
 
 _KIND = "tokens"
-_CODE = ("chat", "tokens")
+_CODE = ("chat", "data/tokens")
 _LIBRARIES = ("jinja2", "tokenizers", "transformers")
 
 _shelves: WeakKeyDictionary[Any, dict[tuple[str, str], _Shelf]] = WeakKeyDictionary()

@@ -2,7 +2,7 @@
 
 The classes are those of the installed transformers, peft and bitsandbytes. The fake device is the CPU, since a fake
 CUDA device ends the process in a torch without CUDA; `as_on_cuda` makes the choices that a CUDA device would make.
-Only `train.simulate` imports this, in a process of its own: it replaces functions of other libraries for good.
+Only `train.planning.simulate` imports this, in a process of its own: it replaces functions of other libraries for good.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from train.rows import BadRow, Record, kind_of
+from train.data.rows import BadRow, Record, kind_of
 
 COLUMNS = (
     *("message_id", "parent_id", "text", "role", "lang", "review_result", "deleted", "rank", "message_tree_id"),

@@ -1,6 +1,6 @@
 """Data sources, read and checked: which rows each has to train on, and what was left out. Imports no torch.
 
-Records come from train.origins, in structures that train.formats and train.rows know; train.filters says which rows
+Records come from `origins`, in structures that `formats` and `rows` know; `filters` says which rows
 stay. A problem is never skipped unless the source says so: every one of every source is told at once, with its place,
 in one RecipeError. What a source came to is kept on disk by what decided it (its bytes, its settings, the evaluation
 prompts, this code), so that it is read and judged once.
@@ -18,12 +18,12 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
-from train import cache, filters, origins, overlap
-from train.filters import Keys
-from train.formats import adapted
-from train.origins import origin
+from train.data import cache, filters, origins, overlap
+from train.data.filters import Keys
+from train.data.formats import adapted
+from train.data.origins import origin
+from train.data.rows import BadRow, Example, Message, Pair, Record, Row, every_answer, example, kind_of, pair, texts
 from train.recipe import Frozen, PromptFile, RecipeError, Sha256, Source
-from train.rows import BadRow, Example, Message, Pair, Record, Row, every_answer, example, kind_of, pair, texts
 
 __all__ = [
     "Corpus",
@@ -39,7 +39,10 @@ __all__ = [
 ]
 
 _PROBLEMS_SHOWN = 5  # of each source
-_CODE = ("filters", "formats", "near", "origins", "overlap", "refusals", "rows", "sources", "trees")
+_CODE = tuple(
+    f"data/{name}"
+    for name in ("filters", "formats", "near", "origins", "overlap", "refusals", "rows", "sources", "trees")
+)
 
 
 class SourceFacts(Frozen):
@@ -66,7 +69,7 @@ class SourceFacts(Frozen):
 class Corpus:
     """The rows of a source that may be trained on; `digest` names them, and whatever decided which they are.
 
-    `keys` has what each row must not have in common with a held-out one (train.filters.keys), `answer_bytes` the UTF-8
+    `keys` has what each row must not have in common with a held-out one (filters.keys), `answer_bytes` the UTF-8
     bytes of its answer (of a pair, of the chosen one). The text itself is read when a row is first asked for.
     """
 

@@ -1,6 +1,6 @@
 """What a card takes beside torch's tensors, measured once on the user's own and kept in the cache. No torch.
 
-`python -m train.simulate calibrate` measures. Until then a plan assumes `ASSUMED`.
+`python -m train.planning.simulate calibrate` measures. Until then a plan assumes `ASSUMED`.
 """
 
 from __future__ import annotations

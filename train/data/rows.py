@@ -7,7 +7,7 @@ What is accepted:
     preference  prompt (or instruction), chosen and rejected, each a string or a list of messages
 
 A field `system` beside either of them is the system message, and `lang` the language. Other fields are left alone.
-Data sets of another structure are brought into these by train.formats.
+Data sets of another structure are brought into these by train.data.formats.
 """
 
 from __future__ import annotations

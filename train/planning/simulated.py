@@ -1,4 +1,4 @@
-"""What a simulation is asked and what it answers, and the process that runs one. No torch; see train.simulate."""
+"""What a simulation is asked and what it answers, and the process that runs one. No torch; see `simulate`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from train.recipe import Frozen, RecipeError
 from train.rundir import write_atomic
 
 _LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "trl")
-_SOURCES = ("fakes.py", "simulate.py", "simulated.py", "sft.py", "packing.py")
+_SOURCES = ("planning/fakes.py", "planning/simulate.py", "planning/simulated.py", "sft.py", "packing.py")
 
 
 class Shape(Frozen):
@@ -98,9 +98,9 @@ def config_of(facts: BaseFacts) -> dict[str, Any]:
 def _run(shapes: Sequence[Shape]) -> list[Simulation]:
     asked = json.dumps([shape.model_dump(mode="json") for shape in shapes])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    here = Path(__file__).parent.parent
+    here = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-m", "train.simulate"],
+        [sys.executable, "-m", "train.planning.simulate"],
         input=asked,
         capture_output=True,
         text=True,
@@ -125,7 +125,7 @@ def _cached(shape: Shape) -> Path:
 def _our_digest() -> str:
     digest = hashlib.sha256()
     for name in _SOURCES:
-        digest.update((Path(__file__).parent / name).read_bytes())
+        digest.update((Path(__file__).parents[1] / name).read_bytes())
     return digest.hexdigest()
 
 

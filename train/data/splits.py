@@ -5,7 +5,7 @@ the next row of that source's own shuffled order, which is shuffled anew each ti
 begins with the examples of a shorter one, and a larger `rows` with those of a smaller one. Shuffles use
 `random.Random(text).random`, whose sequence Python promises to keep, and nothing that differs between processes.
 
-Sources are read and filtered in train.sources, rows tokenized when they are first drawn, in train.tokens; both keep
+Sources are read and filtered in `sources`, rows tokenized when they are first drawn, in `tokens`; both keep
 what they made, so that a second trial on the same data costs next to nothing, and neither does a second process.
 """
 
@@ -27,9 +27,9 @@ import numpy as np
 import pyarrow as pa
 
 from train.chat import IGNORED, Chat, template_of
+from train.data.sources import Corpus, corpus
+from train.data.tokens import Sides, Tokens
 from train.recipe import Recipe, RecipeError, Source
-from train.sources import Corpus, corpus
-from train.tokens import Sides, Tokens
 
 __all__ = ["IGNORED", "PROBE_TOKENS", "ProbeRow", "SourceUse", "Splits", "splits"]
 

@@ -1,0 +1,1 @@
+"""Data sets -> tokenized, filtered, fingerprinted, cached splits: the same on every run."""
