@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,27 @@ def test_no_entry_is_a_pickle_and_none_is_left_half_written(asked: Recipe, home:
         assert len(digest) == 64
         assert set(json.loads(head)) == {"facts", "arrays"}
         assert not path.name.startswith(".")
+
+
+def test_what_nobody_used_for_long_is_removed_when_something_is_kept(asked: Recipe, home: Path) -> None:
+    anew(asked)
+    long_ago = time.time() - (cache.UNUSED_DAYS + 1) * 24 * 3600
+    unused = [path for path in files(home) if path.parent.name == "corpora"]
+    left_by_a_kill = unused[0].with_name(".half.1.tmp")
+    left_by_a_kill.write_bytes(b"half")
+    for path in [*unused, left_by_a_kill]:
+        os.utime(path, (long_ago, long_ago))
+    cache.store("corpora", "new", cache.Entry({}, {}))
+    assert [path.name for path in home.rglob("corpora/*")] == ["new"]
+
+
+def test_what_is_used_is_not_removed(home: Path) -> None:
+    long_ago = time.time() - (cache.UNUSED_DAYS + 1) * 24 * 3600
+    cache.store("corpora", "old", cache.Entry({"n": 1}, {}))
+    os.utime(cache.path("corpora", "old"), (long_ago, long_ago))
+    assert cache.load("corpora", "old") == cache.Entry({"n": 1}, {})
+    cache.store("corpora", "new", cache.Entry({}, {}))
+    assert cache.load("corpora", "old") is not None
 
 
 def test_rows_that_a_later_run_draws_are_added(asked: Recipe, home: Path) -> None:

@@ -2,7 +2,8 @@
 
 An entry is one file: the SHA-256 of what follows it, a line of JSON (facts, and the name, type and shape of each
 array), and the arrays' bytes. It is renamed into place whole, and one that is damaged, cut off or of another layout
-counts as absent. A cache that cannot be written costs time and nothing else. Imports no torch.
+counts as absent. A cache that cannot be written costs time and nothing else. Whoever keeps an entry removes those that
+nobody used for UNUSED_DAYS. Imports no torch.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from train.base import cache_folder
+
+UNUSED_DAYS = 60
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,13 @@ def path(kind: str, name: str) -> Path:
 
 
 def load(kind: str, name: str) -> Entry | None:
-    """The entry of that kind and name, or None where there is none that is whole."""
+    """The entry of that kind and name, or None where there is none that is whole. It counts as used now."""
     try:
         digest, _, rest = path(kind, name).read_bytes().partition(b"\n")
     except OSError:
         return None
+    with suppress(OSError):
+        os.utime(path(kind, name))
     if digest != hashlib.sha256(rest).hexdigest().encode():
         return None
     head, _, data = rest.partition(b"\n")
@@ -73,6 +79,15 @@ def store(kind: str, name: str, entry: Entry) -> None:
             os.replace(staged, target)
         finally:
             staged.unlink(missing_ok=True)
+        _prune(target.parent)
+
+
+def _prune(folder: Path) -> None:
+    """Remove what lay unused, unfinished files of processes that were killed among it."""
+    oldest = time.time() - UNUSED_DAYS * 24 * 3600
+    for file in folder.iterdir():
+        if file.stat().st_mtime < oldest:
+            file.unlink(missing_ok=True)
 
 
 def _arrays(described: Mapping[str, Any], data: bytes) -> dict[str, Any]:
