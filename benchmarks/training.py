@@ -2,7 +2,7 @@
 
 The same model in NF4, rows, LoRA and examples a step in every arm; arms take turns, and each ratio is of the same turn.
 A useful token is one of a document: padding does not count, nor what TRL cuts off. Lengths vary as Dolly's do (median
-60, 99th percentile 900 tokens). Takes about half an hour on two quiet cores.
+60, 99th percentile 900 tokens). Takes three quarters of an hour on two slow cores.
 """
 
 from __future__ import annotations
