@@ -7,14 +7,15 @@ READY := $(VENV)/.installed
 # One thread a test process: two busy cores and two OpenMP threads each are far slower than one.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install rehearse check test test-slow bench-rehearsal bench-train bench-gpu clean
+.PHONY: help install rehearse check test test-slow bench-rehearsal bench-train bench-score bench-gpu clean
 
 help:
 	@echo "make rehearse   the whole line on a tiny embedded model, on the CPU, in minutes"
 	@echo "make test       checks and tests"
 	@echo "make test-slow  the suites that take longer: random kills, ten seeds"
 	@echo "make bench-rehearsal   ten seeds of the rehearsal, half an hour"
-	@echo "make bench-train       tokens a second and start-up against plain TRL scripts, a quarter of an hour"
+	@echo "make bench-train       tokens a second and start-up against plain TRL scripts, three quarters of an hour"
+	@echo "make bench-score       scoring against lm-eval, and what a score tells, half an hour"
 	@echo "make bench-gpu         on a CUDA card: memory against the plan, speed, the longest row"
 	@echo "make check      ruff, mypy --strict, import contracts"
 	@echo "make clean      removes the environment and the caches of the tools"
@@ -46,6 +47,9 @@ bench-rehearsal: $(READY)
 
 bench-train: $(READY)
 	$(TEST_ENV) $(BIN)/python benchmarks/training.py
+
+bench-score: $(READY)
+	$(TEST_ENV) $(BIN)/python benchmarks/score.py
 
 bench-gpu: $(READY)
 	$(BIN)/python benchmarks/gpu.py

@@ -301,7 +301,13 @@ def score(who: str, model: Any, base: Any, recipe: Recipe, prompts: Path) -> tup
 
     length = {key: FROZEN["objective"][key] for key in ("max_new_tokens", "batch_size")}
     generator = Generator(model, base.tokenizer, chat_template=recipe.chat_template, **length)
-    scores, samples = evaluate(prompts, generator, RUN.path / f"answers-{who}", lambda text: print(f"{who}: {text}"))
+    scores, samples = evaluate(
+        prompts,
+        generator,
+        RUN.path / f"answers-{who}",
+        lambda text: print(f"{who}: {text}"),
+        identity={"who": who, "recipe_sha256": recipe.digest, "versions": versions(), **length},
+    )
     return {part: score.model_dump(mode="json") for part, score in scores.items()}, samples
 
 
@@ -310,9 +316,9 @@ def summary(result: dict[str, Any]) -> str:
     lines = [f"{'IFEval, prompts followed (strict)':<36}{'base model':>18}{'after the run':>18}"]
     for part, name in PARTS.items():
         before, after = (Score.model_validate_json(json.dumps(result[key][part])) for key in ("base_scores", "scores"))
-        lines.append(
-            f"{f'{name} ({after.prompt_strict.n})':<36}{before.prompt_strict!s:>18}{after.prompt_strict!s:>18}"
-        )
+        asked = f"{name} ({after.prompt_strict.n})"
+        lines.append(f"{asked:<36}{before.prompt_strict!s:>18}{after.prompt_strict!s:>18}")
+    lines += after.remarks
     reached = "the whole horizon" if result["outcome"] == "completed" else "the hours ran out before the horizon"
     spent = final.spelled(result["seconds"]["train"], FROZEN["hours"])
     first, each = result["latency"]["first_token_s"]["p50"], result["latency"]["tokens_per_s"]["p50"]

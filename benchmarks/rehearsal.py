@@ -59,12 +59,13 @@ def rehearse(seed: int, home: Path) -> Rehearsal:
     bad = next(t for t in study.trials if t.prior == "gentle")
     assert study.best is not None
     assert study.best.score is not None
-    assert bad.score is not None
+    answered = read_json(study.folder / "runs" / f"{bad.number:03d}" / "result.json")
+    assert answered is not None
     assert result is not None
     return Rehearsal(
         seed=seed,
         base=result["base_scores"]["all"]["prompt_strict"]["value"],
-        bad=bad.score.value,
+        bad=answered["score"]["prompt_strict"]["value"],  # of the prompts asked, before it was behind
         best=study.best.score.value,
         final=result["scores"]["sealed"]["prompt_strict"]["value"],
         capped=Score.model_validate(result["scores"]["all"], strict=False).capped_share,

@@ -1,72 +1,88 @@
-"""A final evaluation: one model on both halves of the prompts and on all of them, with its answers kept on disk."""
+"""One model on the halves of the prompts and on all of them, with every answer kept on disk as soon as it is made."""
 
 from __future__ import annotations
 
-import os
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
-from pydantic import ValidationError
-
+from objectives.answers import AnswerLog
 from objectives.ifeval import IFEval, load_prompts, prompts_sha256, samples
-from objectives.score import Answer, Frozen, Generate, Prompt, Score
+from objectives.score import Answer, Prompt, Score
 from objectives.subset import halves
 
 HALVES = {"search": "the half that the search saw", "sealed": "the half that it never saw"}
 
+Progress = Callable[[str, int, int, int], None]  # half, prompts answered, of how many, tokens so far
 
-class Kept(Frozen):
-    """Answers to the prompts of that digest, in their order, and the seconds that they took."""
 
-    prompts_sha256: str
-    seconds: float
-    answers: tuple[Answer, ...]
+class LoggedGenerate(Protocol):
+    """Prompts in, answers out; what `log` holds is taken from it, what is made goes into it batch by batch."""
+
+    def __call__(self, prompts: list[str], *, log: AnswerLog | None = None) -> list[Answer]: ...
 
 
 def evaluate(
-    prompts_path: Path, generate: Generate, keep: Path, show: Callable[[str], None]
-) -> tuple[dict[str, Score], list[dict[str, object]]]:
-    """The Scores of "search", "sealed" and "all", and the lines of samples.jsonl for all prompts.
+    prompts_path: Path,
+    generate: LoggedGenerate,
+    keep: Path,
+    show: Callable[[str], None] = lambda _: None,
+    *,
+    identity: Mapping[str, Any] | None = None,
+    parts: Sequence[str] = tuple(HALVES),
+    progress: Progress = lambda *_: None,
+) -> tuple[dict[str, Score], list[dict[str, Any]]]:
+    """The Scores of `parts`, and of "all" where both halves are asked; and the lines of samples.jsonl for all of them.
 
-    The answers to each half go to KEEP-HALF.json as soon as they are made; a later call takes them from there, so that
-    an interruption costs half an evaluation at most. `keep` is for one model alone.
+    The answers to each half go to KEEP-HALF.jsonl batch by batch, and a later call takes them from there, so that an
+    interruption costs one batch. They are those of one `identity`: what decides the answers beside the prompts.
     Raises ObjectiveError for prompts that cannot be used.
     """
-    parts = dict(zip(HALVES, halves(load_prompts(prompts_path)), strict=True))
-    kept: dict[str, Kept] = {}
-    for half, prompts in parts.items():
-        kept[half] = _answered(keep.with_name(f"{keep.name}-{half}.json"), half, prompts, generate, show)
-    scores = {
-        half: IFEval(prompts).check(kept[half].answers, seconds=kept[half].seconds) for half, prompts in parts.items()
-    }
-    everything = parts["search"] + parts["sealed"]
-    answers = kept["search"].answers + kept["sealed"].answers
-    seconds = kept["search"].seconds + kept["sealed"].seconds
-    scores["all"] = IFEval(everything).check(answers, seconds=seconds)
-    return scores, samples(everything, answers, scores["all"])
+    assert parts, "nothing is asked"
+    assert set(parts) <= set(HALVES), parts
+    split = dict(zip(HALVES, halves(load_prompts(prompts_path)), strict=True))
+    everything: list[Prompt] = []
+    answers: list[Answer] = []
+    scores: dict[str, Score] = {}
+    seconds, halved = 0.0, False
+    for half in parts:
+        show(f"{len(split[half])} prompts of {HALVES[half]}")
+        log = _Log(keep.with_name(f"{keep.name}-{half}.jsonl"), half, split[half], identity or {}, progress)
+        made = generate([prompt.prompt for prompt in split[half]], log=log)
+        scores[half] = _scored(split[half], made, log.seconds, log.halved)
+        seconds, halved = seconds + log.seconds, halved or log.halved
+        everything += split[half]
+        answers += made
+    if len(parts) == len(HALVES):
+        scores["all"] = _scored(everything, answers, seconds, halved)
+    return scores, samples(everything, answers, scores["all" if len(parts) == len(HALVES) else parts[0]])
 
 
-def _answered(
-    path: Path, half: str, prompts: tuple[Prompt, ...], generate: Generate, show: Callable[[str], None]
-) -> Kept:
-    digest = prompts_sha256(prompts)
-    kept = _read(path)
-    if kept is not None and kept.prompts_sha256 == digest and len(kept.answers) == len(prompts):
-        return kept
-    show(f"{len(prompts)} prompts of {HALVES[half]}")
-    began = time.monotonic()
-    answers = tuple(generate([prompt.prompt for prompt in prompts]))
-    kept = Kept(prompts_sha256=digest, seconds=time.monotonic() - began, answers=answers)
-    staged = path.with_name(f".{path.name}.tmp")
-    staged.write_text(kept.model_dump_json(), encoding="utf-8")
-    os.replace(staged, path)
-    return kept
+def _scored(prompts: Sequence[Prompt], answers: Sequence[Answer], seconds: float, halved: bool) -> Score:
+    return IFEval(prompts).check(answers, seconds=seconds).model_copy(update={"halved": halved})
 
 
-def _read(path: Path) -> Kept | None:
-    """What was kept; None where there is nothing, or half of something after a power cut."""
-    try:
-        return Kept.model_validate_json(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, UnicodeDecodeError, ValidationError):
-        return None
+class _Log(AnswerLog):
+    """The answers to one half, which tells how many there are as they come."""
+
+    def __init__(
+        self, path: Path, half: str, prompts: Sequence[Prompt], identity: Mapping[str, Any], progress: Progress
+    ) -> None:
+        super().__init__(path, {**identity, "prompts_sha256": prompts_sha256(prompts)})
+        self._half, self._count, self._progress = half, len(prompts), progress
+        self._done = self._tokens = 0
+
+    def get(self, batch: list[int]) -> list[Answer] | None:
+        answers = super().get(batch)
+        if answers is not None:
+            self._tell(answers)
+        return answers
+
+    def put(self, batch: list[int], answers: Sequence[Answer], seconds: float = 0.0) -> None:
+        super().put(batch, answers, seconds)
+        self._tell(answers)
+
+    def _tell(self, answers: Sequence[Answer]) -> None:
+        self._done += len(answers)
+        self._tokens += sum(answer.tokens for answer in answers)
+        self._progress(self._half, self._done, self._count, self._tokens)

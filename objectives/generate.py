@@ -1,36 +1,44 @@
-"""Prompts in, greedy answers out: left-padded batches, a key-value cache, and rows that leave as soon as they end.
+"""Prompts in, greedy answers out (objectives.decoding), kept as they are made.
 
-Any causal language model of transformers, also under PEFT and on 4-bit weights. The loop gives what
-`model.generate(do_sample=False)` gives, token for token; it is ours because rows that have ended leave the batch, and
-because latency can be measured around each of its steps.
+The longest prompts come first, in segments of a few batches. Within a segment waiting prompts take the places of those
+that are answered; at its end its answers are kept, so that scoring that was killed goes on with the next segment.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+import gc
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import jinja2
 import torch
-from transformers import DynamicCache
 
+from objectives.answers import AnswerLog
+from objectives.decoding import EVERY, Tokens, decode
+from objectives.inference import evaluating, unpacked
+from objectives.plain import difference, plainly
 from objectives.score import Answer, ObjectiveError
 
-Tokens = list[int]
+SEGMENT = 4  # batches: a kill costs as much, and at a segment's end the batch runs empty
+Stop = Callable[[str], bool]
 
 
 class Generator:
-    """Answers prompts one batch at a time (see objectives.score.Generate).
+    """Answers prompts, at most `batch_size` of them at a time (see objectives.score.Generate).
 
     Every prompt is put into the chat template (None: the tokenizer's) as a user's single message. An answer ends with
     any of `end_tokens`, or at `max_new_tokens` and is then `capped`. Logits depend on `batch_size` in their last bits:
     keep it fixed within a study. The model is in evaluation mode during a call and in its earlier modes after it; no
-    random number is drawn.
+    random number is drawn. `before_batch` is called every few steps and may raise.
 
-    Raises ObjectiveError without a chat template or an end token, and where a prompt and its answer exceed the model's
-    positions.
+    Where memory runs out, the batch is halved for good, once, and `halved` is true. Where a first try on a few prompts
+    differs from `model.generate`, that is used instead, with a warning, and `fallback` says why.
+
+    Raises ObjectiveError without a chat template or an end token, where a prompt and its answer exceed the model's
+    positions, and where memory runs out with half the batch, too.
     """
 
     def __init__(
@@ -49,21 +57,41 @@ class Generator:
         self.max_new_tokens = max_new_tokens
         self.batch_size = batch_size
         self.before_batch = before_batch
+        self.halved = False
+        self.fallback: str | None = None
         self._model = model
         self._tokenizer = tokenizer
 
-    def __call__(self, prompts: list[str]) -> list[Answer]:
-        """One answer for each prompt, in the same order."""
+    def __call__(
+        self, prompts: Sequence[str], stop: Sequence[Stop] | None = None, log: AnswerLog | None = None
+    ) -> list[Answer]:
+        """One answer for each prompt, in the same order.
+
+        `stop[i]` sees answer i so far, every EVERY tokens and without a last character that is incomplete; where it
+        returns True, the answer ends there and is `decided`. What `log` holds is taken from it and what is made is put
+        there, segment by segment; its identity has to tell apart whether there is a `stop`.
+        """
+        assert stop is None or len(stop) == len(prompts), len(prompts)
         rows = self.encode(prompts)
         check_positions(self._model, max(map(len, rows), default=0), self.max_new_tokens)
         longest_first = sorted(range(len(rows)), key=lambda i: -len(rows[i]))  # what exhausts memory comes first
         answers: dict[int, Answer] = {}
-        with evaluating(self._model):
-            for start in range(0, len(rows), self.batch_size):
-                self.before_batch()
-                batch = longest_first[start : start + self.batch_size]
-                new = decode(self._model, [rows[i] for i in batch], self.end_tokens, self.max_new_tokens)
-                answers |= {i: self._answer(tokens) for i, tokens in zip(batch, new, strict=True)}
+        ready = False
+        with ExitStack() as contexts:
+            for start in range(0, len(rows), SEGMENT * self.batch_size):
+                segment = longest_first[start : start + SEGMENT * self.batch_size]
+                made = log.get(segment) if log is not None else None
+                self.halved = self.halved or (log is not None and log.halved)
+                if made is None:
+                    if not ready:
+                        self._prepare(contexts, [rows[i] for i in longest_first[-3:]])
+                        ready = True
+                    began = time.perf_counter()
+                    made = self._answers([rows[i] for i in segment], [stop[i] for i in segment] if stop else None)
+                    if log is not None:
+                        log.halved = self.halved
+                        log.put(segment, made, time.perf_counter() - began)
+                answers |= zip(segment, made, strict=True)
         return [answers[i] for i in range(len(rows))]
 
     def encode(self, prompts: Sequence[str]) -> list[Tokens]:
@@ -71,12 +99,69 @@ class Generator:
         texts = [render(self._tokenizer, self.chat_template, [("user", prompt)]) for prompt in prompts]
         return [encode_text(self._tokenizer, text) for text in texts]
 
-    def _answer(self, tokens: Tokens) -> Answer:
+    def _prepare(self, contexts: ExitStack, few: list[Tokens]) -> None:
+        """Evaluation mode, the try on a few prompts, weights that are unpacked."""
+        contexts.enter_context(evaluating(self._model))
+        self.fallback = difference(self._model, few, self.end_tokens, self.max_new_tokens)
+        if self.fallback:
+            warnings.warn(f"answers are made by model.generate, which is slower: {self.fallback}", stacklevel=3)
+        contexts.enter_context(unpacked(self._model))
+
+    def _answers(self, rows: list[Tokens], stop: list[Stop] | None) -> list[Answer]:
+        """The answers to one segment, with half the batch where the whole one exhausts memory."""
+        while True:
+            size = max(1, self.batch_size // 2) if self.halved else self.batch_size
+            try:
+                return self._decoded(rows, stop, size)
+            except (RuntimeError, MemoryError) as error:
+                if not _out_of_memory(error):
+                    raise
+                if self.halved or size == 1:
+                    raise ObjectiveError(
+                        f"memory ran out while {size} prompts were answered at once, up to {self.max_new_tokens} new "
+                        f"tokens each; set batch_size to {max(1, size // 2)} or lower, or lower max_new_tokens"
+                    ) from error
+            self.halved = True  # outside of the handler: the error holds what is to be freed
+            gc.collect()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _decoded(self, rows: list[Tokens], stop: list[Stop] | None, size: int) -> list[Answer]:
+        decided: dict[int, str] = {}
+
+        def ended(row: int, tokens: Tokens) -> bool:
+            if stop is None or len(tokens) % EVERY:
+                return False
+            text = self._text(tokens).rstrip("\ufffd")  # what the decoder makes of the bytes of half a character
+            if stop[row](text):
+                decided[row] = text
+            return row in decided
+
+        if self.fallback is None:
+            made = decode(self._model, rows, self.end_tokens, self.max_new_tokens, size, ended, self.before_batch)
+        else:
+            made = []
+            for start in range(0, len(rows), size):
+                self.before_batch()
+                made += plainly(self._model, rows[start : start + size], self.end_tokens, self.max_new_tokens)[0]
+        return [self._answer(tokens, decided.get(row)) for row, tokens in enumerate(made)]
+
+    def _answer(self, tokens: Tokens, decided: str | None = None) -> Answer:
+        if decided is not None:
+            return Answer(text=decided, tokens=len(tokens), capped=False, decided=True)
         ended = tokens[-1] in self.end_tokens
-        text = self._tokenizer.decode(
-            tokens[:-1] if ended else tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        return Answer(text=text, tokens=len(tokens), capped=not ended)
+        return Answer(text=self._text(tokens[:-1] if ended else tokens), tokens=len(tokens), capped=not ended)
+
+    def _text(self, tokens: Tokens) -> str:
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """On CUDA torch has an error of its own; on the CPU it says so in words."""
+    words = ("can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(one in str(error) for one in words)
 
 
 def _chat_template(tokenizer: Any, given: str | None) -> str:
@@ -140,81 +225,3 @@ def check_positions(model: Any, prompt_tokens: int, new_tokens: int) -> None:
             f"a prompt of {prompt_tokens} tokens with {new_tokens} new ones exceeds the model's {positions} positions; "
             f"lower max_new_tokens to {positions - prompt_tokens} or leave the prompt out"
         )
-
-
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module is in the mode in which it was.
-
-    no_grad, not inference_mode: bitsandbytes casts a bias in place at its first use, and a parameter that was made in
-    inference mode cannot be trained or updated afterwards. Both are as fast.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def decode(model: Any, rows: Sequence[Tokens], ends: Collection[int], max_new_tokens: int) -> list[Tokens]:
-    """Greedy continuations of one batch, each with the end token that ended it, if one did. Rows leave as they end."""
-    batch = Decoding(model, rows)
-    answers: list[Tokens] = [[] for _ in rows]
-    alive = list(range(len(rows)))
-    while True:
-        tokens = batch.step()
-        staying = []
-        for place, (row, token) in enumerate(zip(alive, tokens.tolist(), strict=True)):
-            answers[row].append(token)
-            if token not in ends and len(answers[row]) < max_new_tokens:
-                staying.append(place)
-        if not staying:
-            return answers
-        if len(staying) < len(alive):
-            batch.keep(staying)
-            alive = [alive[place] for place in staying]
-
-
-class Decoding:
-    """One batch in the middle of greedy decoding: its cache and, for each row, mask, position and newest token."""
-
-    def __init__(self, model: Any, rows: Sequence[Tokens]) -> None:
-        width = max(map(len, rows))
-        self._model = model
-        self._ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=model.device)
-        self._mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device)
-        self._positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
-        self._cache = DynamicCache(config=model.config)
-        self._optional = _optional_arguments(model)
-
-    def step(self) -> torch.Tensor:
-        """The next token of every row, shape (rows,). The first call reads the prompts, later ones the newest token."""
-        given = {"position_ids": self._positions, "logits_to_keep": 1}
-        logits = self._model(
-            input_ids=self._ids,
-            attention_mask=self._mask,
-            past_key_values=self._cache,
-            use_cache=True,
-            **{name: given[name] for name in self._optional},
-        ).logits
-        tokens: torch.Tensor = logits[:, -1].argmax(-1)
-        self._ids = tokens[:, None]
-        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=-1)
-        self._positions = self._positions[:, -1:] + 1
-        return tokens
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows alone, numbered as they are now."""
-        index = torch.tensor(rows, device=self._ids.device)
-        self._ids, self._mask, self._positions = self._ids[index], self._mask[index], self._positions[index]
-        self._cache.reorder_cache(index)  # unlike batch_select_indices, every kind of cache layer has it
-
-
-def _optional_arguments(model: Any) -> list[str]:
-    """Which of the arguments that not every architecture takes this one takes."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    accepted = inspect.signature(base.forward).parameters
-    return [name for name in ("position_ids", "logits_to_keep") if name in accepted]

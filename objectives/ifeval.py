@@ -1,70 +1,29 @@
-"""IFEval: prompts whose instructions a program can check, and lm-eval's own checkers for them.
+"""IFEval: prompts whose instructions a program can check, and a Score of the answers to them.
 
-The checkers of 4 of the 25 instruction types are not repeatable as they come: three detect languages with an unseeded
-sampler, and `letter_frequency` draws a letter where the prompt's is none. Here both are seeded for every single check,
-so that the same answers give the same verdicts.
-
-Two types (SENTENCES, CAPITAL_WORDS) need nltk's trained sentence splitter, `punkt_tab`. Where it is not installed they
-fall back on the same algorithm with a fixed list of abbreviations in place of the training, and the Score of prompts
-that need it says `exact = False`. On 1,620 published answers of three models no recorded verdict of the two changed.
+The checkers are lm-eval's (objectives.checkers).
 """
 
 from __future__ import annotations
 
 import difflib
-import functools
 import hashlib
 import json
-import logging
-import os
-import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import langdetect
-import lm_eval.tasks  # noqa: F401  heavy: before the checkers, see _no_download
-from nltk.tokenize.destructive import NLTKWordTokenizer
-from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer, PunktTokenizer
 from pydantic import ValidationError
 
-from objectives.score import Answer, Generate, Measure, ObjectiveError, Prompt, Score, Verdict
-
-
-@contextmanager
-def _no_download() -> Iterator[None]:
-    """Import lm-eval's checkers as a process of another rank than 0.
-
-    As rank 0 they fetch punkt_tab at import, and print that they did even when they did not. Their heavy
-    dependencies are imported before, so that no other library sees this rank.
-    """
-    before = os.environ.get("LOCAL_RANK")
-    os.environ["LOCAL_RANK"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["LOCAL_RANK"]
-        if before is not None:
-            os.environ["LOCAL_RANK"] = before
-
-
-with _no_download():
-    from lm_eval.tasks.ifeval import instructions, instructions_registry, utils
-
-SENTENCES = "length_constraints:number_sentences"
-CAPITAL_WORDS = "change_case:capital_word_frequency"
-NEED_PUNKT = frozenset({SENTENCES, CAPITAL_WORDS})
+from objectives.checkers import CHECKERS, NEED_PUNKT, Check, fixed_world, judge
+from objectives.decided import Decider
+from objectives.defects import defective
+from objectives.loops import ends_in_loop
+from objectives.score import Answer, Generate, ObjectiveError, Prompt, Score, Verdict
+from objectives.sentences import punkt_available
 
 _FIELDS = ("key", "prompt", "instruction_id_list", "kwargs")
-_CHECKERS: dict[str, Any] = instructions_registry.INSTRUCTION_DICT
 _MOST_ERRORS = 20
-_ABBREVIATIONS = (
-    "mr mrs ms dr prof rev hon st sr jr gen col capt lt sgt sen rep gov inc ltd co corp dept est ave blvd "
-    "e.g i.e etc vs cf al approx no vol fig p pp ed a.m p.m u.s u.k ph.d b.c a.d "
-    "jan feb mar apr jun jul aug sep sept oct nov dec"
-)
 
 
 def load_prompts(path: Path | str) -> tuple[Prompt, ...]:
@@ -84,7 +43,8 @@ def load_prompts(path: Path | str) -> tuple[Prompt, ...]:
             first = first_seen.setdefault(prompt.key, number)
             if first != number:
                 wrong.append(f"key {prompt.key} is already that of line {first}; give every prompt its own key")
-        errors += [f"line {number}: {error}" for error in wrong]
+        place = f"line {number}, key {prompt.key}" if prompt else f"line {number}"
+        errors += [f"{place}: {error}" for error in wrong]
     if errors:
         shown = errors[:_MOST_ERRORS] + [f"and {len(errors) - _MOST_ERRORS} more"] * (len(errors) > _MOST_ERRORS)
         raise ObjectiveError(f"{path} is no file of IFEval prompts:\n  " + "\n  ".join(shown))
@@ -137,10 +97,10 @@ def _wrong_instructions(prompt: Prompt) -> list[str]:
         ]
     wrong = []
     for index, (name, kwargs) in enumerate(zip(prompt.instruction_id_list, prompt.kwargs, strict=True)):
-        if name not in _CHECKERS:
-            nearest = difflib.get_close_matches(name, _CHECKERS, n=1, cutoff=0.0)
+        if name not in CHECKERS:
+            nearest = difflib.get_close_matches(name, CHECKERS, n=1, cutoff=0.0)
             wrong.append(f"unknown instruction id {name!r}; the nearest one is {nearest[0]!r}")
-        elif absent := [k for k in _CHECKERS[name](name).get_instruction_args_keys() if not kwargs.get(k)]:
+        elif absent := [k for k in CHECKERS[name](name).get_instruction_args_keys() if not kwargs.get(k)]:
             wrong.append(f"kwargs of {name} lack {', '.join(absent)} (absent, null, 0 or empty)")
         elif problem := _unusable(prompt, index):
             wrong.append(f"kwargs of {name} cannot be used: {problem}")
@@ -151,8 +111,8 @@ def _unusable(prompt: Prompt, index: int) -> str | None:
     """What a checker says when it is tried on a word, or None where it works: kwargs may be of a wrong type, unknown to
     it, or no regular expression where it takes one."""
     try:
-        with _fixed_world(exact=False):
-            _follows(utils.test_instruction_following_strict, prompt, index, "word")
+        with fixed_world():
+            Check(prompt, index, exact=False)("word")
     except Exception as error:  # whatever a checker of lm-eval raises on bad kwargs
         return f"{type(error).__name__}: {error}"
     return None
@@ -162,15 +122,6 @@ def prompts_sha256(prompts: Sequence[Prompt]) -> str:
     """SHA-256 of the prompts in their order: equal for equal prompts, whatever file they came from."""
     rows = [prompt.model_dump(mode="json") for prompt in prompts]
     return hashlib.sha256(json.dumps(rows, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def punkt_available() -> bool:
-    """Whether nltk's trained English sentence splitter is installed and whole. Looks on disk only."""
-    try:
-        PunktTokenizer("english")
-    except (LookupError, OSError):
-        return False
-    return True
 
 
 class IFEval:
@@ -203,115 +154,50 @@ class IFEval:
         """
         assert len(answers) == len(self.prompts), f"{len(answers)} answers to {len(self.prompts)} prompts"
         started = self._clock()
-        with _fixed_world(exact=self.punkt):
-            verdicts = tuple(_judge(p, a) for p, a in zip(self.prompts, answers, strict=True))
-        return Score(
-            prompt_strict=Measure.of([all(v.strict) for v in verdicts]),
-            prompt_loose=Measure.of([all(v.loose) for v in verdicts]),
-            instruction_strict=Measure.of([followed for v in verdicts for followed in v.strict]),
-            instruction_loose=Measure.of([followed for v in verdicts for followed in v.loose]),
-            by_type=_by_type(verdicts),
-            verdicts=verdicts,
+        with fixed_world():
+            verdicts = [_judge(p, a, exact=self.punkt) for p, a in zip(self.prompts, answers, strict=True)]
+        return Score.of(
+            verdicts,
+            looped=sum(ends_in_loop(answer.text) for answer in answers),
+            empty=sum(not answer.text.strip() for answer in answers),
+            defective=defective(self.prompts),
             prompts_sha256=self.prompts_sha256,
             exact=self.exact,
             seconds=seconds + self._clock() - started,
-            tokens=sum(answer.tokens for answer in answers),
         )
 
 
 def samples(prompts: Sequence[Prompt], answers: Sequence[Answer], score: Score) -> list[dict[str, Any]]:
-    """The lines of samples.jsonl, one for each prompt; `strict` and `loose` are the verdicts on the whole prompt."""
+    """The lines of samples.jsonl, one for each prompt. `strict` and `loose` are the verdicts on the whole prompt; where
+    the answer was ended early (`decided`), `loose` is null."""
     return [
         {
             "key": prompt.key,
             "prompt": prompt.prompt,
             "response": answer.text,
-            "strict": all(verdict.strict),
-            "loose": all(verdict.loose),
+            "strict": verdict.followed,
+            "loose": verdict.followed_loosely,
             "capped": answer.capped,
+            "decided": answer.decided,
         }
         for prompt, answer, verdict in zip(prompts, answers, score.verdicts, strict=True)
     ]
 
 
-def _judge(prompt: Prompt, answer: Answer) -> Verdict:
-    indices = range(len(prompt.instruction_id_list))
-    strict, loose = utils.test_instruction_following_strict, utils.test_instruction_following_loose
+def _judge(prompt: Prompt, answer: Answer, *, exact: bool) -> Verdict:
+    strict, loose = judge(prompt, answer.text, exact=exact, loosely=not answer.decided)
     return Verdict(
         key=prompt.key,
         instruction_id_list=prompt.instruction_id_list,
-        strict=tuple(_follows(strict, prompt, i, answer.text) for i in indices),
-        loose=tuple(_follows(loose, prompt, i, answer.text) for i in indices),
+        strict=_known(prompt, answer.text, strict) if answer.decided else tuple(strict),
+        loose=(None,) * len(strict) if answer.decided else tuple(loose),
         tokens=answer.tokens,
         capped=answer.capped,
+        decided=answer.decided,
     )
 
 
-def _follows(check: Any, prompt: Prompt, index: int, text: str) -> bool:
-    """lm-eval's verdict on one instruction. Seeded by the prompt each time, so that what a checker draws (the letter of
-    a `letter_frequency` that names none) is the same for strict and loose, and whichever other instructions there are.
-    """
-    example = utils.InputExample(
-        key=prompt.key,
-        instruction_id_list=[prompt.instruction_id_list[index]],
-        prompt=prompt.prompt,
-        kwargs=[prompt.kwargs[index]],
-    )
-    random.seed(prompt.key)
-    try:
-        return bool(check(example, text).follow_instruction_list[0])
-    except RecursionError:  # thousands of nested brackets under json_format
-        return False
-
-
-def _by_type(verdicts: Sequence[Verdict]) -> dict[str, Measure]:
-    outcomes: dict[str, list[bool]] = {}
-    for verdict in verdicts:
-        for name, followed in zip(verdict.instruction_id_list, verdict.strict, strict=True):
-            outcomes.setdefault(name, []).append(followed)
-    return {name: Measure.of(outcomes[name]) for name in sorted(outcomes)}
-
-
-@contextmanager
-def _fixed_world(*, exact: bool) -> Iterator[None]:
-    """Seeds language detection, puts the fallback in place where it is needed, and silences the log's line for every
-    answer without a language. Leaves all of it, and the state of `random`, as it was."""
-    log = logging.getLogger(instructions.__name__)
-    state, seed, level, checkers = random.getstate(), langdetect.DetectorFactory.seed, log.level, dict(_CHECKERS)
-    langdetect.DetectorFactory.seed = 0
-    log.setLevel(logging.CRITICAL)
-    if not exact:
-        _CHECKERS.update({SENTENCES: _SentencesWithoutPunkt, CAPITAL_WORDS: _CapitalWordsWithoutPunkt})
-    try:
-        yield
-    finally:
-        random.setstate(state)
-        langdetect.DetectorFactory.seed = seed
-        log.setLevel(level)
-        _CHECKERS.update(checkers)
-
-
-class _SentencesWithoutPunkt(instructions.NumberOfSentences):  # type: ignore[misc]
-    def check_following(self, value: str) -> bool:
-        wanted = self.get_instruction_args()
-        return _compare(len(_sentence_splitter().tokenize(value)), wanted["relation"], wanted["num_sentences"])
-
-
-class _CapitalWordsWithoutPunkt(instructions.CapitalWordFrequencyChecker):  # type: ignore[misc]
-    def check_following(self, value: str) -> bool:
-        wanted = self.get_instruction_args()
-        tokenizer = NLTKWordTokenizer()
-        words = [word for sentence in _sentence_splitter().tokenize(value) for word in tokenizer.tokenize(sentence)]
-        return _compare(sum(map(str.isupper, words)), wanted["capital_relation"], wanted["capital_frequency"])
-
-
-def _compare(count: int, relation: str, threshold: int) -> bool:
-    return count < threshold if relation == "less than" else count >= threshold
-
-
-@functools.cache
-def _sentence_splitter() -> PunktSentenceTokenizer:
-    """Punkt without its trained model: it knows the abbreviations, and no word that often begins a sentence."""
-    parameters = PunktParameters()
-    parameters.abbrev_types.update(_ABBREVIATIONS.split())
-    return PunktSentenceTokenizer(parameters)
+def _known(prompt: Prompt, text: str, strict: list[bool]) -> tuple[bool | None, ...]:
+    """Of the verdicts on an answer that was ended early, those that no continuation could have changed."""
+    final = Decider(prompt)(text)
+    return tuple(None if sure is None else followed for sure, followed in zip(final, strict, strict=True))

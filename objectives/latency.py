@@ -6,38 +6,49 @@ import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 
-from objectives.generate import Decoding, check_positions, encode_text, evaluating
+from objectives.decoding import Decoding
+from objectives.generate import check_positions, encode_text
+from objectives.inference import evaluating
 from objectives.score import Frozen, ObjectiveError
 
 _TEXT = "Every morning the baker opens the shop, lights the oven and writes the day's list on a slate by the door. "
 
 
 class Spread(Frozen):
-    """Median and 95th percentile over the runs, linearly interpolated."""
+    """Median, and the 95th percentile of the slow side, over the runs; linearly interpolated.
+
+    Of times, 95 % of the runs took at most `p95`; of rates, 95 % of the runs were at least as fast as `p95`.
+    """
 
     p50: float
     p95: float
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """The spread of at least one value."""
-        ordered = sorted(values)
+    def of(cls, times: Sequence[float]) -> Spread:
+        """The spread of at least one time."""
+        ordered = sorted(times)
         return cls(p50=_quantile(ordered, 0.50), p95=_quantile(ordered, 0.95))
+
+    @classmethod
+    def of_rates(cls, rates: Sequence[float]) -> Spread:
+        """The spread of at least one rate, of which the low ones are the slow ones."""
+        ordered = sorted(rates)
+        return cls(p50=_quantile(ordered, 0.50), p95=_quantile(ordered, 0.05))
 
 
 class Latency(Frozen):
     """Greedy decoding at batch size 1 with a fixed number of new tokens, no end token observed.
 
     `first_token_s`: from the prompt to its first new token; `per_token_s`: mean of each run over the tokens after it;
-    `tokens_per_s`: new tokens over the whole run (its p95 is that of the fast runs). `peak_memory_bytes`: on a CUDA
-    device the most that was allocated during the runs, weights included; elsewhere the largest resident size of the
-    process so far.
+    `tokens_per_s`: new tokens over the whole run. `peak_memory_bytes`: on a CUDA device the most that was allocated
+    during the runs, weights of everything loaded included; elsewhere the largest resident size of the process so far.
     """
 
     device: str
@@ -48,6 +59,17 @@ class Latency(Frozen):
     per_token_s: Spread
     tokens_per_s: Spread
     peak_memory_bytes: int
+
+
+class Arm(NamedTuple):
+    """One of the models that are measured in turns; it is measured inside of `active()`.
+
+    Arm(tuned, tokenizer, tuned.disable_adapter)  # the base, below its adapter
+    """
+
+    model: Any
+    tokenizer: Any
+    active: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
 class Size(Frozen):
@@ -77,27 +99,77 @@ def measure_latency(
     On CUDA the clock is read after a synchronize, and the device's peak memory statistics are reset.
     Raises ObjectiveError where the model has too few positions.
     """
+    return interleaved([Arm(model, tokenizer)], prompt_tokens, new_tokens, runs, warmups, clock)[0]
+
+
+def interleaved(
+    arms: Sequence[Arm],
+    prompt_tokens: int,
+    new_tokens: int,
+    runs: int,
+    warmups: int,
+    clock: Callable[[], float] = time.perf_counter,
+    after_run: Callable[[], None] = lambda: None,
+) -> list[Latency]:
+    """Measure several models as `measure_latency` does one, by turns: run by run each of them once, so that a machine
+    that slows down, or another process, meets them all alike. `after_run` is called after each run, warm-ups too."""
     assert min(prompt_tokens, runs) >= 1, (prompt_tokens, runs)
     assert new_tokens >= 2, new_tokens
-    check_positions(model, prompt_tokens, new_tokens)
-    prompt = _prompt(tokenizer, prompt_tokens)
-    cuda = model.device.type == "cuda"
-    with evaluating(model):
-        for _ in range(warmups):
-            _time(model, prompt, new_tokens, clock)
-        if cuda:
-            torch.cuda.reset_peak_memory_stats(model.device)
-        times = [_time(model, prompt, new_tokens, clock) for _ in range(runs)]
+    for arm in arms:
+        check_positions(arm.model, prompt_tokens, new_tokens)
+    prompts = [_prompt(arm.tokenizer, prompt_tokens) for arm in arms]
+    timed: list[list[_Run]] = [[] for _ in arms]
+    for turn in range(warmups + runs):
+        for arm, prompt, kept in zip(arms, prompts, timed, strict=True):
+            with evaluating(arm.model), arm.active():
+                run = _time(arm.model, prompt, new_tokens, clock)
+            if turn >= warmups:
+                kept.append(run)
+            after_run()
+    return [
+        _latency(device_name(arm.model.device), prompt_tokens, new_tokens, kept)
+        for arm, kept in zip(arms, timed, strict=True)
+    ]
+
+
+class _Run(NamedTuple):
+    """Seconds from the prompt to the first new token and to the last, and the peak memory until then."""
+
+    first: float
+    last: float
+    peak_bytes: int
+
+
+def _latency(device: str, prompt_tokens: int, new_tokens: int, runs: Sequence[_Run]) -> Latency:
     return Latency(
-        device=torch.cuda.get_device_name(model.device) if cuda else str(model.device),
+        device=device,
         prompt_tokens=prompt_tokens,
         new_tokens=new_tokens,
-        runs=runs,
-        first_token_s=Spread.of([first for first, _ in times]),
-        per_token_s=Spread.of([(last - first) / (new_tokens - 1) for first, last in times]),
-        tokens_per_s=Spread.of([new_tokens / last for _, last in times]),
-        peak_memory_bytes=_peak_memory(model.device),
+        runs=len(runs),
+        first_token_s=Spread.of([run.first for run in runs]),
+        per_token_s=Spread.of([(run.last - run.first) / (new_tokens - 1) for run in runs]),
+        tokens_per_s=Spread.of_rates([new_tokens / run.last for run in runs]),
+        peak_memory_bytes=max(run.peak_bytes for run in runs),
     )
+
+
+def device_name(device: torch.device) -> str:
+    """The card's name; on the CPU "cpu" and, where Linux says it, the processor's."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return str(device)
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    name = next(names, "")
+    return f"{device} ({name})" if name else str(device)
+
+
+def longest_prompt(model: Any, new_tokens: int) -> int | None:
+    """The most prompt tokens that leave room for `new_tokens`; None where the configuration names no limit."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return None if positions is None else positions - new_tokens
 
 
 def size(model: Any, adapter: Path | None = None) -> Size:
@@ -144,21 +216,23 @@ def _prompt(tokenizer: Any, length: int) -> list[int]:
     return (tokens * math.ceil(length / len(tokens)))[:length]
 
 
-def _time(model: Any, prompt: list[int], new_tokens: int, clock: Callable[[], float]) -> tuple[float, float]:
-    """Seconds from the prompt to the first new token, and to the last."""
+def _time(model: Any, prompt: list[int], new_tokens: int, clock: Callable[[], float]) -> _Run:
+    cuda = model.device.type == "cuda"
 
     def now() -> float:
-        if model.device.type == "cuda":
+        if cuda:
             torch.cuda.synchronize(model.device)
         return clock()
 
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(model.device)
     started = now()
     decoding = Decoding(model, [prompt])
     decoding.step()
     first = now()
     for _ in range(new_tokens - 1):
         decoding.step()
-    return first - started, now() - started
+    return _Run(first - started, now() - started, _peak_memory(model.device))
 
 
 def _peak_memory(device: torch.device) -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Protocol
+from collections.abc import Container, Sequence
+from typing import Annotated, Any, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class ObjectiveError(Exception):
@@ -58,22 +59,52 @@ class Prompt(Frozen):
 
 
 class Answer(Frozen):
-    """A model's answer to one prompt. `capped`: it was cut off by the length limit, not ended by the model."""
+    """A model's answer to one prompt.
+
+    `capped`: it was cut off by the length limit, not ended by the model. `decided`: its generation was ended because
+    the prompt's strict verdict could no longer change.
+    """
 
     text: str
     tokens: int
     capped: bool
+    decided: bool = False
 
 
 class Verdict(Frozen):
-    """The checkers' verdicts on one answer; `strict` and `loose` hold one bool for each instruction."""
+    """The checkers' verdicts on one answer: in `strict` and in `loose` one for each instruction.
+
+    None: not known, because the answer was ended once the prompt's strict verdict was decided (`decided`). Its `loose`
+    is all None then; its `strict` has a False, or is all True.
+    """
 
     key: int
     instruction_id_list: tuple[str, ...]
-    strict: tuple[bool, ...]
-    loose: tuple[bool, ...]
+    strict: tuple[bool | None, ...]
+    loose: tuple[bool | None, ...]
     tokens: int
     capped: bool
+    decided: bool = False
+
+    @model_validator(mode="after")
+    def _is_a_verdict(self) -> Self:
+        n = len(self.instruction_id_list)
+        if len(self.strict) != n or len(self.loose) != n:
+            raise ValueError(f"{n} instructions need as many strict and loose verdicts")
+        known = None not in self.strict or False in self.strict
+        if not known or (None in self.strict + self.loose and not self.decided):
+            raise ValueError("a verdict that is not known is that of an answer whose prompt was decided early")
+        return self
+
+    @property
+    def followed(self) -> bool:
+        """The strict verdict on the whole prompt: whether every instruction was followed. Always known."""
+        return all(self.strict) if None not in self.strict else False
+
+    @property
+    def followed_loosely(self) -> bool | None:
+        """The loose verdict on the whole prompt; None where the answer was ended early."""
+        return None if None in self.loose else all(self.loose)
 
 
 class Measure(Frozen):
@@ -97,19 +128,50 @@ class Measure(Frozen):
 class Score(Frozen):
     """IFEval's four metrics of one model on one fixed list of prompts.
 
-    `exact` is false where a checker had to fall back (see objectives.ifeval). `seconds` is generation plus checking.
+    `prompt_strict` is the official headline, over all prompts; `clean` is the same without those that are known to be
+    defective (objectives.defects), None where none is left. Where an answer was ended early because its prompt was
+    decided, only these two are known: `prompt_loose`, `instruction_strict` and `instruction_loose` are None and
+    `by_type` (strict, by instruction id) is empty.
+
+    `looped` counts answers that end in a loop (objectives.loops), `empty` those without text. `exact` is false where a
+    checker had to fall back (objectives.checkers), `halved` true where generation ran out of memory and went on with
+    half the batch. `seconds` is generation plus checking.
     """
 
     prompt_strict: Measure
-    prompt_loose: Measure
-    instruction_strict: Measure
-    instruction_loose: Measure
-    by_type: dict[str, Measure]  # strict, by instruction id
+    clean: Measure | None
+    prompt_loose: Measure | None
+    instruction_strict: Measure | None
+    instruction_loose: Measure | None
+    by_type: dict[str, Measure]
     verdicts: tuple[Verdict, ...]
+    looped: int
+    empty: int
     prompts_sha256: str
     exact: bool
     seconds: float
     tokens: int
+    halved: bool = False
+
+    @classmethod
+    def of(cls, verdicts: Sequence[Verdict], *, defective: Container[int] = (), **facts: Any) -> Self:
+        """The measures of these verdicts; `defective` holds the keys that `clean` leaves out, `facts` all other fields.
+
+        `tokens` are summed up.
+        """
+        whole = not any(v.decided for v in verdicts)
+        clean = [v.followed for v in verdicts if v.key not in defective]
+        return cls(
+            prompt_strict=Measure.of([v.followed for v in verdicts]),
+            clean=Measure.of(clean) if clean else None,
+            prompt_loose=Measure.of([all(v.loose) for v in verdicts]) if whole else None,
+            instruction_strict=Measure.of([bool(one) for v in verdicts for one in v.strict]) if whole else None,
+            instruction_loose=Measure.of([bool(one) for v in verdicts for one in v.loose]) if whole else None,
+            by_type=_by_type(verdicts) if whole else {},
+            verdicts=tuple(verdicts),
+            tokens=sum(v.tokens for v in verdicts),
+            **facts,
+        )
 
     @property
     def value(self) -> float:
@@ -125,6 +187,37 @@ class Score(Frozen):
     def capped_share(self) -> float:
         """Share of answers that the length limit cut off."""
         return sum(v.capped for v in self.verdicts) / len(self.verdicts) if self.verdicts else 0.0
+
+    @property
+    def remarks(self) -> list[str]:
+        """What qualifies it, a line each: the clean headline, what became of the answers, and whether it is exact."""
+        n = max(1, self.prompt_strict.n)
+        lines = [
+            f"answers cut off by the length limit: {self.capped_share:.1%}; ending in a loop: {self.looped / n:.1%}; "
+            f"without text: {self.empty / n:.1%}"
+        ]
+        if self.clean and self.clean.n < n:
+            lines.insert(0, f"without {n - self.clean.n} prompts that are known to be defective: {self.clean}")
+        if not self.exact:
+            lines.append(
+                "not exact, since nltk has no punkt_tab. Before another run: python -m nltk.downloader punkt_tab"
+            )
+        if self.halved:
+            lines.append("memory ran out: answered in half batches, in which answers may come out otherwise")
+        return lines
+
+    @property
+    def decided_share(self) -> float:
+        """Share of answers that were ended early because their prompt's strict verdict was decided."""
+        return sum(v.decided for v in self.verdicts) / len(self.verdicts) if self.verdicts else 0.0
+
+
+def _by_type(verdicts: Sequence[Verdict]) -> dict[str, Measure]:
+    outcomes: dict[str, list[bool]] = {}
+    for verdict in verdicts:
+        for name, followed in zip(verdict.instruction_id_list, verdict.strict, strict=True):
+            outcomes.setdefault(name, []).append(bool(followed))
+    return {name: Measure.of(outcomes[name]) for name in sorted(outcomes)}
 
 
 class Generate(Protocol):

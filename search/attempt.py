@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Protocol
 
 from search import budget
 from search.launcher import Worker
-from search.worker import LAPSED, OTHER_BASE
+from search.lease import LAPSED
+from search.worker import OTHER_BASE
 from storage.ledger import Attempt, Ledger
 from train.rundir import Json, RunDir, parse_event, read_json, write_json
 
@@ -24,9 +28,35 @@ STOPPED = {
 
 @dataclass
 class Asked:
-    """How often the user or the system has asked the service to end. The second time means at once."""
+    """How often the user or the system has asked the service to end, and by which signal the last time. The second time
+    means at once."""
 
     times: int = 0
+    number: int = signal.SIGINT
+
+
+class Interrupted(KeyboardInterrupt):
+    """The service ended because it was asked to; `number` is the signal's."""
+
+    def __init__(self, asked: Asked) -> None:
+        super().__init__()
+        self.number = asked.number
+
+
+@contextmanager
+def signals(asked: Asked) -> Iterator[None]:
+    """Count SIGINT, SIGTERM and SIGHUP instead of dying of them; the old handlers come back afterwards."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        asked.times += 1
+        asked.number = number
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Show(Protocol):
@@ -116,11 +146,19 @@ class Watching:
         """Close the attempt in the ledger: what was paid and not used comes back."""
         used = min(time.monotonic() - self.opened, self.paid_s)
         outcome = result["outcome"] if result else _death(self.worker.exit_code())
-        costs = result["seconds"] if result else {}
-        self.ledger.close(self.attempt.id, used_s=used, outcome=outcome, costs=costs)
+        costs, tokens = _costs(result)
+        self.ledger.close(self.attempt.id, used_s=used, outcome=outcome, costs=costs, tokens=tokens)
         if result and result["outcome"] == "stopped":
             return {**result, "reason": self.stop_reason}
         return result
+
+
+def _costs(result: Json | None) -> tuple[dict[str, float], dict[str, int]]:
+    """Seconds by cause, and the tokens that were generated for the score."""
+    if result is None:
+        return {}, {}
+    score = result.get("score")
+    return result["seconds"], {"score": score["tokens"]} if score else {}
 
 
 def _death(exit_code: int | None) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from search.parameters import WEIGHT, Choice, Condition, Parameter, Value, condition, field_of
-from search.sections import Prior
+from search.sections import AUTO, Prior
 from search.studyfile import Loc, StudyFile, nearest, spelled
 from train.recipe import Probe, Source
 
@@ -42,6 +42,8 @@ def check(
     if not broken & {"batch_size", "micro_batch_size", "examples"}:
         _batches(file, fixed, space)
     _prior_conditions(file, fixed, priors)
+    if fixed.get("gradient_checkpointing") == AUTO and "uncheckpointed_layers" in fixed:
+        file.add(("recipe", "uncheckpointed_layers"), f'gradient_checkpointing = "{AUTO}" chooses it; leave it out')
     if fixed.get("uncheckpointed_layers") and not fixed.get("gradient_checkpointing"):
         file.add(
             ("recipe", "uncheckpointed_layers"),

@@ -1,18 +1,20 @@
 """The `nightshift` command: parses, prints, exits. Nothing else of Nightshift prints, and nothing heavy is imported
 before a command needs it.
 
-Exit codes: 0 done, 2 something has to be put right first (one message, no traceback), 130 stopped by Ctrl-C.
+Exit codes: 0 done, 2 something has to be put right first (one message, no traceback), 130 stopped by Ctrl-C, 143 by
+SIGTERM.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import json
-import math
-import re
 import shlex
+import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -21,9 +23,13 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
+from search import cli_models
+from search.cli_options import AnyStudy, StudyFile, complete_preset, gib, hours, time_of_day
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from search.attempt import Asked
     from search.config import StudyConfig
 
 REPORTED_ERRORS = {  # every error that a user can cause; the room that raises one has been imported by then
@@ -34,19 +40,18 @@ REPORTED_ERRORS = {  # every error that a user can cause; the room that raises o
 }
 DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
 GO_ON = "stopped; everything that was finished is safe, and the same command goes on from here"
-TIME_OF_DAY = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 
 
 class Guarded(TyperGroup):
-    """Turns every error that a user can cause into one message and exit code 2, and Ctrl-C into exit code 130."""
+    """Turns every error that a user can cause into one message and exit code 2, a signal into 128 and its number."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command that was asked for."""
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
             _complain(GO_ON)
-            raise typer.Exit(130) from None
+            raise typer.Exit(128 + getattr(interrupt, "number", signal.SIGINT)) from None
         except OSError as error:
             if error.errno not in DISK_ERRORS:
                 raise
@@ -88,52 +93,7 @@ app = typer.Typer(
     "study.toml. [bold]The morning after:[/] nightshift status, nightshift freeze, nightshift report.",
 )
 
-BEGIN, NIGHT, MORNING = "To begin", "The night", "The morning after"
-
-
-def _complete_study(incomplete: str) -> list[str]:
-    from search import home
-
-    files = [str(path) for path in Path().glob("*.toml") if path.name != "pyproject.toml"]
-    return [name for name in [*home.names(), *files] if name.startswith(incomplete)]
-
-
-def _complete_preset(incomplete: str) -> list[str]:
-    from search import home
-
-    return [name for name in home.preset_names() if name.startswith(incomplete)]
-
-
-def _time_of_day(value: str | None) -> str | None:
-    if value is not None and not TIME_OF_DAY.fullmatch(value):
-        raise typer.BadParameter(f"{value!r} is no time of day like 03:00, from 00:00 to 23:59")
-    return value
-
-
-def _hours(value: float | None) -> float | None:
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise typer.BadParameter(f"{value} is no number of hours above 0")
-    return value
-
-
-def _gib(value: float | None) -> float | None:
-    if value is not None and not (math.isfinite(value) and value > 0):
-        raise typer.BadParameter(f"{value} is no number of GiB above 0")
-    return value
-
-
-StudyFile = Annotated[
-    str, typer.Argument(metavar="STUDY", help="A study.toml, or the name of a study.", autocompletion=_complete_study)
-]
-AnyStudy = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="STUDY",
-        help="A study.toml, or the name of a study; by default ./study.toml or the only study there is.",
-        autocompletion=_complete_study,
-        show_default=False,
-    ),
-]
+BEGIN, NIGHT, MORNING, MODELS = "To begin", "The night", "The morning after", "One model by itself"
 
 
 def _version(wanted: bool) -> None:
@@ -172,7 +132,7 @@ def rehearse(
 def init(
     directory: Annotated[Path, typer.Argument(help="The folder that gets a study.toml.")] = Path("."),
     preset: Annotated[
-        str, typer.Option(help="What to begin with: rehearsal or rtx-4070-ti.", autocompletion=_complete_preset)
+        str, typer.Option(help="What to begin with: rehearsal or rtx-4070-ti.", autocompletion=complete_preset)
     ] = "rtx-4070-ti",
 ) -> None:
     """Write a commented study.toml. Never overwrites one."""
@@ -187,7 +147,7 @@ def plan(
     study: StudyFile,
     memory: Annotated[
         float | None,
-        typer.Option(metavar="GIB", callback=_gib, help="Plan for a card with that much memory.", show_default=False),
+        typer.Option(metavar="GIB", callback=gib, help="Plan for a card with that much memory.", show_default=False),
     ] = None,
     card: Annotated[
         str | None, typer.Option(metavar="NAME", help="Plan for this card, like 'RTX 4070 Ti'.", show_default=False)
@@ -198,16 +158,18 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
 ) -> None:
-    """Show what a study's recipes cost before they run: parameters, memory, time, and what fits."""
-    from search import home, plan_machine, plan_study, plan_view
+    """Show what a study's recipes, or one recipe, cost before they run: parameters, memory, time, and what fits.
 
-    config, _ = home.study(study)
-    plans = plan_study.study_plans(config, base or [], plan_machine.machine(config, memory, card))
+    STUDY may also be a run's folder, its recipe.json, or a final_run.py.
+    """
+    from search import plan_subject, plan_view
+
+    plans, scored_s = plan_subject.plans(study, base or [], memory, card)
     if as_json:
-        typer.echo(json.dumps([plan_view.as_json(each) for each in plans], indent=1, allow_nan=False))
+        typer.echo(json.dumps([plan_view.as_json(each, scored_s) for each in plans], indent=1, allow_nan=False))
     else:
         for each in plans:
-            _print(plan_view.render(each))
+            _print(plan_view.render(each, scored_s))
 
 
 @app.command(rich_help_panel=NIGHT, epilog="[bold]Example:[/] nightshift start study.toml --until 03:00 --budget 16")
@@ -216,14 +178,14 @@ def start(
     until: Annotated[
         str | None,
         typer.Option(
-            metavar="HH:MM", callback=_time_of_day, help="Save and stop at this local time.", show_default=False
+            metavar="HH:MM", callback=time_of_day, help="Save and stop at this local time.", show_default=False
         ),
     ] = None,
     budget: Annotated[
         float | None,
         typer.Option(
             metavar="HOURS",
-            callback=_hours,
+            callback=hours,
             help="GPU-hours that the study may spend in all its nights.",
             show_default=False,
         ),
@@ -233,24 +195,25 @@ def start(
     from search import home
 
     config, folder = home.study(study)
-    ending = _search(config, folder, until or config.study.until, 3600 * (budget or config.study.budget_hours))
-    _print(f"\n{config.study.name}: {ending}")
-    from search.attempt import STOPPED
+    from search.attempt import STOPPED, Asked, Interrupted
 
+    asked, budget_s = Asked(), 3600 * (budget or config.study.budget_hours)
+    ending = _search(config, folder, until or config.study.until, budget_s, asked)
+    _print(f"\n{config.study.name}: {ending}")
     if ending == STOPPED["asked"]:
-        raise KeyboardInterrupt
+        raise Interrupted(asked)
     name = folder.name if folder == home.studies() / folder.name else shlex.quote(str(folder))
     _print(f"next: nightshift status {name}, nightshift freeze {name}, nightshift report {name}")
 
 
-def _search(config: StudyConfig, folder: Path, until: str | None, budget_s: float) -> str:
+def _search(config: StudyConfig, folder: Path, until: str | None, budget_s: float, asked: Asked) -> str:
     from search import loop
     from search.config import next_time
     from search.screen import Screen
 
     deadline = next_time(until, time.time()) if until else None
     with Screen().watching() as observe:
-        return loop.run(config, folder, deadline=deadline, until=until, budget_s=budget_s, observe=observe)
+        return loop.run(config, folder, deadline=deadline, until=until, budget_s=budget_s, observe=observe, asked=asked)
 
 
 @app.command(rich_help_panel=NIGHT)
@@ -325,6 +288,28 @@ def report(study: AnyStudy = None) -> None:
 
     for path in reporting.write(home.folder(study)):
         _print(f"wrote {path}")
+
+
+def _shown(command: Callable[..., cli_models.Shown]) -> Callable[..., None]:
+    """A command that shows what `command` gives."""
+
+    @functools.wraps(command)
+    def show(*arguments: Any, **options: Any) -> None:
+        for thing in command(*arguments, **options):
+            if isinstance(thing, cli_models.Plain):
+                typer.echo(json.dumps(thing.value, indent=1, allow_nan=False))
+            else:
+                _print(thing)
+
+    return show
+
+
+for _command, _example in (
+    (cli_models.score, "nightshift score studies/tiny/final --save-samples"),
+    (cli_models.latency, "nightshift latency studies/tiny/final"),
+    (cli_models.compare, "nightshift compare scores/Qwen2.5-7B studies/tiny/final/scores --show 3"),
+):
+    app.command(rich_help_panel=MODELS, epilog=f"[bold]Example:[/] {_example}")(_shown(_command))
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from pydantic import BaseModel, Field
 from search import checks, studyfile
 from search.parameters import UNSEARCHABLE, WEIGHT, Parameter, field_of, parse, unsearchable
 from search.sections import (
+    AUTO,
     FinalSection,
     Frozen,
     MachineSection,
@@ -214,10 +215,18 @@ def _recipe(file: StudyFile) -> dict[str, Any]:
             file.add(loc, f"unknown key; {nearest(key, FIXABLE)}")
         else:
             with file.noting(loc):
-                fixed[key] = value_of(Recipe.model_fields[key], value)
+                fixed[key] = _fixed(key, value)
     if "examples" not in raw:
         file.add(("recipe",), "examples is missing: how many training examples a trial consumes, like examples = 1600")
     return fixed
+
+
+def _fixed(key: str, value: object) -> Any:
+    if key == "gradient_checkpointing" and isinstance(value, str):
+        if value != AUTO:
+            raise ValueError(f'{spelled(value)} is not known; it is true, false, or "{AUTO}": as little as fits')
+        return AUTO
+    return value_of(Recipe.model_fields[key], value)
 
 
 def _space(file: StudyFile) -> dict[str, Parameter]:

@@ -22,9 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from objectives.score import Measure, ObjectiveError
+from search import standing
 from search.config import ELSEWHERE, StudyConfig
 from search.errors import FreezeDiffers, NothingToFreeze, SearchError
 from search.horizon import Horizon, examples_per_second, load_seconds, stretch
+from search.sections import AUTO
 from storage import db, trials
 from storage.records import TrialRecord
 from train.planning.plan import inspect_sources
@@ -74,7 +76,8 @@ def _edited(path: Path) -> bool:
 def check(config: StudyConfig, folder: Path) -> None:
     """Raise FreezeDiffers, naming every difference, unless `folder`/final_run.py is what `freeze` would write now.
 
-    The versions of the libraries are left out: the file itself compares those when it is run.
+    The versions of the libraries are left out: the file itself compares those when it is run. So is how many trials
+    there were: more of them change nothing as long as the best one is the same.
     """
     path = folder / FILE
     if not path.exists():
@@ -83,6 +86,7 @@ def check(config: StudyConfig, folder: Path) -> None:
     for value in (written, now):
         for key in ("versions", "sha256"):
             value.pop(key, None)
+        value.get("origin", {}).pop("trials", None)
     if differences := list(_differences(written, now)):
         lines = "\n".join(f"  {line}" for line in differences)
         raise FreezeDiffers(f"{path} is not what the study says now; {_command(path)} writes it anew:\n{lines}")
@@ -168,7 +172,7 @@ class Best:
 
     @property
     def score(self) -> Measure:
-        """Prompt-level strict accuracy on the search's subset."""
+        """Prompt-level strict accuracy on the search's reference set."""
         return Measure(**self.result["score"]["prompt_strict"])
 
 
@@ -208,7 +212,7 @@ def _records(config: StudyConfig, folder: Path) -> list[TrialRecord]:
 
 
 def _best(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> Best:
-    record = best_of(records)
+    record = standing.incumbent(records)
     if record is None:
         states = ", ".join(f"{count} {state}" for state, count in sorted(_states(records).items())) or "it has none"
         raise NothingToFreeze(
@@ -223,12 +227,6 @@ def _best(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> 
             "result.json); put the folder back"
         )
     return Best(record, run, run.recipe(), result)
-
-
-def best_of(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The complete trial with the highest score; of equals, the first."""
-    complete = [r for r in records if r.state == "complete" and r.value is not None]
-    return max(complete, key=lambda r: (r.value or 0.0, -r.number), default=None)
 
 
 def _states(records: Sequence[TrialRecord]) -> Counter[str]:
@@ -298,6 +296,9 @@ def origins(config: StudyConfig, record: TrialRecord) -> dict[str, str]:
     assert sections.keys() == set(ELSEWHERE)
     values = {name: f"set in {sections[name]}" if name in sections else "default" for name in Recipe.model_fields}
     values |= dict.fromkeys(config.recipe, "set in [recipe]")
+    if config.recipe.get("gradient_checkpointing") == AUTO:
+        why = "chosen by the plan: the most un-checkpointed layers that fitted the card"
+        values |= {"gradient_checkpointing": why, "uncheckpointed_layers": why}
     named = record.user_attrs.get("prior")
     prior = next((prior for prior in config.prior if prior.name == named), None)
     for name in record.params:

@@ -94,7 +94,7 @@ def _only() -> str:
     if len(known) == 1:
         return known[0]
     if known:
-        raise SearchError(f"there are several studies in {studies()}; say which: {', '.join(known)}")
+        raise SearchError(f"there are several studies in {studies()}; say which: {', '.join(sorted(known))}")
     raise SearchError(
         f"there is no {STUDY_FILE} here and no study in {studies()}; begin with `nightshift init` and "
         f"`nightshift start {STUDY_FILE}`"

@@ -44,7 +44,7 @@ class Worker:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, **_environment(threads)},
+                env={**os.environ, **environment(threads)},
             )
         return cls(runs, process, token)
 
@@ -106,7 +106,8 @@ def kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _environment(threads: int) -> Mapping[str, str]:
+def environment(threads: int) -> Mapping[str, str]:
+    """What a process that computes is started with."""
     return {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),

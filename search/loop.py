@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
-from search import budget, notes, service, space, survey, view
-from search.attempt import Asked, Watching
+from search import budget, notes, plan_choice, service, space, split, standing, survey, view
+from search.attempt import Asked, Watching, signals
 from search.config import StudyConfig
 from search.errors import WorkerFailed
 from search.launcher import Worker, end_orphan
@@ -29,23 +26,31 @@ from train.recipe import Recipe
 from train.rundir import Json, RunDir, read_json, write_atomic
 
 SHOW_EVERY_S = 0.5
-DEATHS_ALLOWED = 5  # of one trial's worker, without a new checkpoint in between
+DEATHS_ALLOWED = 5  # of one trial's worker, without a new checkpoint or answer in between
 FAILURES_ALLOWED = 3  # trials in a row that failed: more would burn the night
 MISFITS_ALLOWED = 200  # suggestions in a row that do not fit the memory
 Observe = Callable[[view.StudyView], None]
 
 
 def run(
-    config: StudyConfig, folder: Path, *, deadline: float | None, until: str | None, budget_s: float, observe: Observe
+    config: StudyConfig,
+    folder: Path,
+    *,
+    deadline: float | None,
+    until: str | None,
+    budget_s: float,
+    observe: Observe,
+    asked: Asked | None = None,
 ) -> str:
     """Work on the study in `folder` until it ends; returns why, in one sentence.
 
     `deadline` is a reading of time.time(); `budget_s` the GPU-seconds that the study may spend in all its nights.
+    `asked` learns by which signal it was asked to stop, if it was.
     Raises SearchError, RecipeError, ObjectiveError or StorageError for what a user can cause, before anything is
     written where the configuration is at fault.
     """
-    found = survey.survey(config)
-    with service.claim(folder) as claim, _signals() as asked, db.storage_errors(folder / "study.db"):
+    found, asked = survey.survey(config), asked or Asked()
+    with service.claim(folder) as claim, signals(asked), db.storage_errors(folder / "study.db"):
         runs = folder / "runs"
         runs.mkdir(exist_ok=True)
         end_orphan(runs)
@@ -57,6 +62,7 @@ def run(
         storage = trials.open_storage(folder / "study.db")
         study = Study.open(storage, config, found, forget=lambda: shutil.rmtree(base_run, ignore_errors=True))
         write_atomic(folder / "study.toml", config.portable_text)  # not before the study has taken it
+        split.keep(folder, found.search_half)  # now that it is the study's own
         claim.announce(trials_wanted=config.study.trials, budget_s=budget_s, until=until)
         night = Night(config, folder, found, study, ledger, budget_s, deadline, observe, asked)
         try:
@@ -70,22 +76,6 @@ def run(
         db.backup(folder / "study.db")
     observe(view.read(folder))
     return claim.ending
-
-
-@contextmanager
-def _signals() -> Iterator[Asked]:
-    """Count SIGINT, SIGTERM and SIGHUP instead of dying of them; the old handlers come back afterwards."""
-    asked = Asked()
-
-    def note(number: int, frame: FrameType | None) -> None:
-        asked.times += 1
-
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @dataclass
@@ -151,7 +141,7 @@ class Night:
             run.create(space.recipe(self.config, trial.params, self.survey))
         recipe = run.recipe()
         planned = self._plan(recipe)
-        if misfit := self._misfit(trial, planned):
+        if misfit := self._misfit(trial, recipe, planned):
             self.study.set_infeasible(trial, misfit)
             return self._too_many_misfits()
         result = _ended(run)
@@ -165,17 +155,14 @@ class Night:
         return self._failing(result)
 
     def _plan(self, recipe: Recipe) -> plan.Plan:
-        device, card = self.config.machine.device, self.survey.card
-        context, _ = plan.context_bytes(device, card.name if card else None)
+        device, context = self.config.machine.device, plan_choice.context_bytes(self.config, self.survey)
         return plan.plan(recipe, self.survey.base, device, context)
 
-    def _misfit(self, trial: OpenTrial, planned: plan.Plan) -> str:
-        card = self.survey.card
-        limit = self.config.machine.memory_bytes or (card.memory_bytes if card else None)
-        if limit is None:
-            return ""
-        self.study.constrain(trial, planned.peak_bytes / limit - 1.0)
-        return planned.fits(limit) or ""
+    def _misfit(self, trial: OpenTrial, recipe: Recipe, planned: plan.Plan) -> str:
+        limit = plan_choice.limit_bytes(self.config, self.survey)
+        if limit is not None:
+            self.study.constrain(trial, planned.peak_bytes / limit - 1.0)
+        return plan_choice.misfit(recipe, self.config, self.survey)
 
     def _disk_full(self, planned: plan.Plan) -> str:
         free = shutil.disk_usage(self.folder).free
@@ -192,7 +179,7 @@ class Night:
 
     def _until_ended(self, run: RunDir, trial: OpenTrial | None, kind: str) -> tuple[Json | None, str]:
         """Attempt the run until it ended or the night did: (result, "") or (None, why the night is over)."""
-        deaths, checkpoint = 0, _newest_checkpoint(run)
+        deaths, progress = 0, _progress(run)
         while True:
             if ending := self._over():
                 return None, ending
@@ -205,11 +192,11 @@ class Night:
                 return None, result["reason"]
             if result:
                 return result, ""
-            if _newest_checkpoint(run) != checkpoint:
-                deaths, checkpoint = 0, _newest_checkpoint(run)
+            if _progress(run) != progress:
+                deaths, progress = 0, _progress(run)
             deaths += 1
             if deaths >= DEATHS_ALLOWED:
-                reason = f"its process died {deaths} times ({self.death}) without reaching another checkpoint"
+                reason = f"its process died {deaths} times ({self.death}) without reaching another checkpoint or answer"
                 return {"outcome": "failed", "reason": reason, "score": None}, ""
 
     def _watch(self, run: RunDir, trial: OpenTrial | None, attempt: Attempt, kind: str) -> Json | None:
@@ -226,19 +213,25 @@ class Night:
             judge=lambda fraction, bits: self.study.report(trial, fraction, bits) if trial else True,
             show=self.show,
         )
-        result = watching.until_over(self._job(kind))
+        result = watching.until_over(self._job(kind, trial))
         if result is None:
             self.death = self.worker.how_it_ended()
         if result is None or result.get("broken"):  # dead, or in a state that nobody knows
             self.close()
         return result
 
-    def _job(self, kind: str) -> Json:
+    def _job(self, kind: str, trial: OpenTrial | None) -> Json:
+        """The worker's orders. Of all files of prompts, it is told of the search half's alone."""
+        rivals = standing.contest(self.folder / "runs", self.study.records(), trial.number if trial else 0)
+        prompts = {
+            "prompts": str((self.folder / split.FILE).resolve()),
+            "prompts_sha256": split.digest(self.survey.search_half),
+        }
         return {
             "kind": kind,
             "rungs": list(self.config.study.rungs),
             "checkpoint_every_s": 60.0 * self.config.machine.checkpoint_minutes,
-            "objective": self.config.objective.model_dump(mode="json"),
+            "objective": {**self.config.objective.model_dump(mode="json"), **prompts, **rivals},
         }
 
     def _open(self, run: RunDir, trial: OpenTrial | None) -> Attempt:
@@ -257,7 +250,7 @@ class Night:
         samples = _lines(run.samples, notes.SAMPLES)
         self.study.annotate(trial, attributes, notes.note(trial.params, trial.prior, planned, result, samples))
         if result["outcome"] == "completed":
-            self.study.complete(trial, result["score"]["prompt_strict"]["value"])
+            self.study.complete(trial, result["value"])
         elif result["outcome"] == "pruned":
             self.study.prune(trial)
         else:
@@ -295,8 +288,10 @@ def _ended(run: RunDir) -> Json | None:
     return result if result and result["outcome"] in ("completed", "pruned", "failed") else None
 
 
-def _newest_checkpoint(run: RunDir) -> str:
-    return max((p.name for p in run.checkpoints.glob("[!.]*")), default="")
+def _progress(run: RunDir) -> tuple[str, int]:
+    """What differs once a run has got further: its newest checkpoint, and the bytes of the answers that are kept."""
+    newest = max((p.name for p in run.checkpoints.glob("[!.]*")), default="")
+    return newest, sum(path.stat().st_size for path in run.kept_answers())
 
 
 def _lines(path: Path, count: int) -> list[Json]:

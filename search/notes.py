@@ -7,6 +7,7 @@ from typing import Any
 
 from objectives.score import Measure, Score
 from search.parameters import Value
+from search.standing import BEHIND
 from train.planning.plan import Plan
 from train.rundir import Json
 
@@ -15,7 +16,11 @@ SAMPLE_CHARACTERS = 400
 
 
 def attributes(run: str, plan: Plan, result: Json, gpu_seconds: float) -> dict[str, Any]:
-    """User attributes of an ended trial. `score` is for programs, the rest for people."""
+    """User attributes of an ended trial. `score` is for programs, the rest for people.
+
+    A trial that was ended as behind has no `score`, which could not be compared with others', but the number of the
+    trial that it is behind.
+    """
     values: dict[str, Any] = {
         "run": run,
         "gpu_seconds": round(gpu_seconds, 1),
@@ -29,7 +34,10 @@ def attributes(run: str, plan: Plan, result: Json, gpu_seconds: float) -> dict[s
     if result.get("reason"):
         values["reason"] = result["reason"]
     if result.get("score"):
-        score = _score(result)
+        score, race = _score(result), result["race"]
+        values |= {"prompts_asked": race["asked"], "prompts_of": race["of"], "generated_tokens": score.tokens}
+        if race["behind"] is not None:
+            return {**values, BEHIND: race["behind"]}
         values["score"] = score.prompt_strict.model_dump()
         values |= {f"ifeval_{name}": str(measure) for name, measure in _metrics(score).items()}
     return values
@@ -56,8 +64,9 @@ def note(params: Mapping[str, Value], prior: str, plan: Plan, result: Json, samp
     if result.get("score"):
         score = _score(result)
         parts.append(
-            f"#### IFEval, {score.prompt_strict.n} prompts of the search half\n"
+            f"#### IFEval, {score.prompt_strict.n} of {result['race']['of']} prompts of the search half\n"
             + _table(("metric", "value ± standard error"), list(_metrics(score).items()))
+            + f"\n\n{_answers(score)}"
         )
     if samples:
         parts.append("#### Three answers\n" + "\n\n".join(_sample(sample) for sample in samples[:SAMPLES]))
@@ -69,12 +78,24 @@ def _score(result: Json) -> Score:
 
 
 def _metrics(score: Score) -> dict[str, Measure]:
-    return {
+    """What is known: where answers were ended early, the prompts' strict verdicts alone."""
+    every = {
         "prompt_strict": score.prompt_strict,
+        "clean": score.clean,
         "prompt_loose": score.prompt_loose,
         "instruction_strict": score.instruction_strict,
         "instruction_loose": score.instruction_loose,
     }
+    return {name: measure for name, measure in every.items() if measure is not None}
+
+
+def _answers(score: Score) -> str:
+    """What became of the answers."""
+    capped, decided = (sum(flags) for flags in zip(*((v.capped, v.decided) for v in score.verdicts), strict=True))
+    return (
+        f"Of {len(score.verdicts)} answers {capped} were cut off by the length limit, {score.looped} end in a loop, "
+        f"{score.empty} are empty, {decided} were ended once their verdict was decided."
+    )
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -88,7 +109,9 @@ def _cell(value: object) -> str:
 
 
 def _sample(sample: Json) -> str:
-    verdict = "followed" if sample["strict"] else "not followed"
+    verdict = ("followed" if sample["strict"] else "not followed") + (
+        ", decided before its end" if sample["decided"] else ""
+    )
     return f"**{verdict}**\n\n{_quote(sample['prompt'])}\n\n{_fence(sample['response'])}"
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from search.config import StudyConfig
 from search.errors import MachineUnfit, SearchError
 from search.plan_study import GIB, Machine
+from search.sections import MachineSection
 from search.studyfile import nearest
 from search.survey import Card, card
 from train.planning import plan
@@ -12,25 +12,21 @@ from train.planning import plan
 DEFAULT_SPEED = "RTX 4070 Ti"
 
 
-def machine(config: StudyConfig, memory_gib: float | None, card_name: str | None) -> Machine:
-    """The study's machine. `memory_gib` and `card_name` stand for a card that is not here.
+def machine(section: MachineSection, memory_gib: float | None, card_name: str | None) -> Machine:
+    """The machine of a study's [machine]. `memory_gib` and `card_name` stand for a card that is not here.
 
     The limit is the one given, else the study's memory_gib, else all memory of this machine's card. Raises SearchError
     where none of them is known, or the card's name is not.
     """
-    if config.machine.device == "cpu":
-        limit = int(memory_gib * GIB) if memory_gib else config.machine.memory_bytes
+    if section.device == "cpu":
+        limit = int(memory_gib * GIB) if memory_gib else section.memory_bytes
         return Machine("cpu", "the CPU", limit, *plan.context_bytes("cpu"), None)
     here = None if memory_gib or card_name else _card_here()
     speed = _speed(card_name or (here.name if here else DEFAULT_SPEED), known=card_name is not None)
     name = here.name if here else f"an {speed.name}" if speed else "a CUDA card"
-    limit = (
-        int(memory_gib * GIB) if memory_gib else config.machine.memory_bytes or (here.memory_bytes if here else None)
-    )
+    limit = int(memory_gib * GIB) if memory_gib else section.memory_bytes or (here.memory_bytes if here else None)
     if limit is None:
-        raise SearchError(
-            "there is no card here, and the study has no memory_gib: say what to plan for, like --memory 12"
-        )
+        raise SearchError("there is no card here, and no memory_gib is set: say what to plan for, like --memory 12")
     return Machine("cuda", name, limit, *plan.context_bytes("cuda", here.name if here else card_name), speed)
 
 

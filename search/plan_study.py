@@ -1,4 +1,4 @@
-"""What the recipes of a study will cost: the ones picked by hand, the cheapest, the dearest, and the space's corners.
+"""What recipes will cost: one, or of a study the ones picked by hand, the cheapest, the dearest, and the corners.
 
 Reads the study file and the base model's sizes, and nothing else: neither weights nor data need be there.
 """
@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from search import space
+from search import plan_choice, space
 from search.config import StudyConfig
 from search.errors import SearchError
+from search.sections import ObjectiveSection
+from train.planning import fitting
 from train.planning import plan as planning
-from train.recipe import Recipe
+from train.recipe import Base, Recipe
 
 # What of a recipe decides its memory or its time; all else is the same for both.
 COSTLY = ("targets", "rank", "max_length", "batch_size", "optimizer", "dropout", "dpo_share", "use_dora")
@@ -46,7 +48,7 @@ class Planned:
     recipe: Recipe
     plan: planning.Plan
     seconds: planning.Seconds | None
-    room: planning.Room | None
+    room: fitting.Room | None
     misfit: str
 
     @property
@@ -56,43 +58,80 @@ class Planned:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """The plans of a study on one base model. `named` begins with the cheapest recipe and ends with the dearest."""
+    """The plans of a study, or of one recipe, on one base model.
+
+    `named` begins with the cheapest recipe and ends with the dearest, which the last three fields are of. Of one
+    recipe, it is all there is. `score_seconds` is None where the machine's speed is not known.
+    """
 
     base: str
     facts: planning.BaseFacts
     machine: Machine
     named: tuple[Planned, ...]
     corners: tuple[Planned, ...]
+    asked: planning.Answers
     generation_bytes: int
-    answers_at_once: int
+    score_seconds: planning.ScoreSeconds | None
+
+    @property
+    def is_one(self) -> bool:
+        """Whether it is the plan of one recipe."""
+        return not self.corners
+
+
+def answers(objective: ObjectiveSection) -> planning.Answers:
+    """What a trial is asked, at most."""
+    return planning.Answers(objective.subset, objective.batch_size, PROMPT_TOKENS, objective.max_new_tokens)
 
 
 def study_plans(config: StudyConfig, bases: Sequence[str], machine: Machine) -> list[StudyPlan]:
     """Plan a study on each of these base models, or on its own."""
-    chosen = bases or [config.base.model]
-    revisions = [config.base.revision if base == config.base.model else None for base in chosen]
-    found = [planning.shape_of(base, revision) for base, revision in zip(chosen, revisions, strict=True)]
-    return [study_plan(config, base, facts, machine) for base, facts in zip(chosen, found, strict=True)]
+    return [study_plan(config, base, facts, machine) for base, facts in shapes(config.base, bases)]
+
+
+def shapes(own: Base, bases: Sequence[str]) -> list[tuple[str, planning.BaseFacts]]:
+    """The base models to plan on, with their sizes: these, or a study's or recipe's own."""
+    chosen = bases or [own.model]
+    return [(base, planning.shape_of(base, own.revision if base == own.model else None)) for base in chosen]
 
 
 def study_plan(config: StudyConfig, base: str, facts: planning.BaseFacts, machine: Machine) -> StudyPlan:
     """Plan a study on a base model. Raises SearchError, naming the largest that fits, where no recipe does."""
-    spots = list(_spots(config, COSTLY))
-    planned = [_planned("", config, spot, facts, machine) for spot in spots]
-    cheapest = min(planned, key=lambda each: each.plan.peak_bytes)
-    dearest = max(planned, key=lambda each: each.plan.peak_bytes)
-    rest = dict(spots[planned.index(dearest)])
-    priors = [_planned(prior.name, config, {**rest, **prior.params}, facts, machine) for prior in config.prior]
-    corners = [_planned("", config, {**rest, **spot}, facts, machine) for spot in _table(config)]
-    named = [_named(cheapest, "cheapest"), *priors, _named(dearest, "dearest")]
+    spots = sorted(_spots(config, COSTLY), key=lambda spot: _least_bytes(config, spot, facts, machine))
+    rest = dict(spots[-1])
+    cheapest = _of_study("cheapest", config, spots[0], facts, machine)
+    priors = [_of_study(prior.name, config, {**rest, **prior.params}, facts, machine) for prior in config.prior]
+    dearest = _of_study("dearest", config, rest, facts, machine)
+    corners = [_of_study("", config, {**rest, **spot}, facts, machine) for spot in _table(config)]
+    named = (cheapest, *priors, dearest)
     if not any(each.fits for each in (*named, *corners)):
-        raise SearchError(_nothing_fits(base, facts, named[0], machine))
-    objective = config.objective
-    answering = planning.generation_bytes(
-        dearest.recipe, facts, machine.device, objective.batch_size, PROMPT_TOKENS, objective.max_new_tokens
-    )
+        raise SearchError(f"no recipe of this study fits {base}: the cheapest {named[0].misfit}")
+    return _complete(base, facts, machine, named, tuple(corners), answers(config.objective))
+
+
+def recipe_plan(
+    recipe: Recipe, base: str, facts: planning.BaseFacts, machine: Machine, asked: planning.Answers
+) -> StudyPlan:
+    """Plan one recipe on a base model. Raises SearchError, naming the largest that fits, where it does not."""
+    planned = _planned("recipe", recipe, facts, machine)
+    if not planned.fits:
+        raise SearchError(f"the recipe does not fit {base}: it {planned.misfit}")
+    return _complete(base, facts, machine, (planned,), (), asked)
+
+
+def _complete(
+    base: str,
+    facts: planning.BaseFacts,
+    machine: Machine,
+    named: Sequence[Planned],
+    corners: tuple[Planned, ...],
+    asked: planning.Answers,
+) -> StudyPlan:
+    dearest = named[-1].recipe
+    answering = planning.generation_bytes(dearest, facts, machine.device, asked, machine.context_bytes)
+    seconds = planning.scoring_seconds(dearest, facts, asked, machine.speed) if machine.speed else None
     with_room = tuple(_with_room(each, facts, machine) for each in named)
-    return StudyPlan(base, facts, machine, with_room, tuple(corners), answering, objective.batch_size)
+    return StudyPlan(base, facts, machine, with_room, corners, asked, answering, seconds)
 
 
 def _spots(config: StudyConfig, names: Sequence[str]) -> Iterator[Params]:
@@ -111,42 +150,29 @@ def _table(config: StudyConfig) -> list[Params]:
     return [spot for spot in spots if all(spot[n] in (min(ends), max(ends)) for n, ends in numbers.items())]
 
 
-def _planned(name: str, config: StudyConfig, params: Params, facts: planning.BaseFacts, machine: Machine) -> Planned:
-    recipe = space.recipe(config, dict(params))
+def _least_bytes(config: StudyConfig, params: Params, facts: planning.BaseFacts, machine: Machine) -> int:
+    """The peak before the plan has chosen anything, which fills what is left."""
+    return planning.plan(space.recipe(config, params), facts, machine.device, machine.context_bytes).peak_bytes
+
+
+def _of_study(name: str, config: StudyConfig, params: Params, facts: planning.BaseFacts, machine: Machine) -> Planned:
+    recipe = space.recipe(config, params)
+    if plan_choice.is_auto(config):
+        limit, context = machine.limit_bytes, machine.context_bytes
+        recipe = fitting.least_checkpointed(recipe, facts, machine.device, limit, context)
+    return _planned(name, recipe, facts, machine)
+
+
+def _planned(name: str, recipe: Recipe, facts: planning.BaseFacts, machine: Machine) -> Planned:
     made = planning.plan(recipe, facts, machine.device, machine.context_bytes)
     seconds = planning.step_seconds(recipe, facts, machine.speed) if machine.speed else None
-    misfit = (made.fits(machine.limit_bytes) or "") if machine.limit_bytes else ""
+    limit, context = machine.limit_bytes, machine.context_bytes
+    misfit = fitting.misfit(recipe, facts, machine.device, limit, context) if limit else ""
     return Planned(name, recipe, made, seconds, None, misfit)
-
-
-def _named(planned: Planned, name: str) -> Planned:
-    return Planned(name, planned.recipe, planned.plan, planned.seconds, planned.room, planned.misfit)
 
 
 def _with_room(planned: Planned, facts: planning.BaseFacts, machine: Machine) -> Planned:
     if machine.limit_bytes is None:
         return planned
-    room = planning.room(planned.recipe, facts, machine.device, machine.limit_bytes, machine.context_bytes)
-    return Planned(planned.name, planned.recipe, planned.plan, planned.seconds, room, planned.misfit)
-
-
-def _nothing_fits(base: str, facts: planning.BaseFacts, cheapest: Planned, machine: Machine) -> str:
-    assert machine.limit_bytes is not None
-    needs, has = cheapest.plan.peak_bytes / GIB, machine.limit_bytes / GIB
-    recipe = cheapest.recipe
-    start = (
-        f"no recipe of this study fits {base} into {has:.2f} GiB: the cheapest needs {needs:.2f} GiB, with "
-        f"micro_batch_size {recipe.micro_batch_size}, max_length {recipe.max_length} and rank {recipe.rank}"
-    )
-    checkpointed = recipe.model_copy(update={"gradient_checkpointing": True, "uncheckpointed_layers": 0})
-    room = planning.room(checkpointed, facts, machine.device, machine.limit_bytes, machine.context_bytes)
-    with_it = "" if recipe.gradient_checkpointing else "gradient_checkpointing = true and "
-    if room.micro_batch_size:
-        size = room.micro_batch_size
-        return f"{start}. The largest batch that fits: set {with_it}micro_batch_size = {size} in [recipe]"
-    if room.max_length:
-        return (
-            f"{start}. The largest batch that fits: set {with_it}micro_batch_size = 1 in [recipe], and max_length = "
-            f"{room.max_length} or less"
-        )
-    return f"{start}. Not even one token fits: take a smaller base model, a lower rank, or a card with more memory"
+    room = fitting.room(planned.recipe, facts, machine.device, machine.limit_bytes, machine.context_bytes)
+    return replace(planned, room=room)

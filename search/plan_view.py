@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import statistics
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -24,17 +25,20 @@ PHASES = {  # of a step, in words
 STATES = ("adapters", "gradients", "optimizer")  # shown as one: what the adapters' training keeps
 
 
-def render(study: StudyPlan) -> RenderableType:
-    """Everything, for a terminal."""
+def render(study: StudyPlan, scored_s: Sequence[float] = ()) -> RenderableType:
+    """Everything, for a terminal; `scored_s` are the seconds that scores took so far."""
     parts: list[RenderableType] = [Text(_head(study), style="bold"), Text(_context(study))]
-    parts += ["", _recipes(study), "", _memory(study), "", _corners(study)]
+    parts += ["", _recipes(study), "", _memory(study)]
+    if study.corners:
+        parts += ["", _corners(study)]
     if study.machine.limit_bytes:
         parts += ["", _room(study)]
-    parts += ["", _parameters(study.named[-1]), "", Text("\n".join(calculation(study))), ""]
+    shown = "\n".join([*calculation(study), *scoring(study, scored_s)])
+    parts += ["", _parameters(study.named[-1]), "", Text(shown), ""]
     return Group(*parts)
 
 
-def as_json(study: StudyPlan) -> dict[str, Any]:
+def as_json(study: StudyPlan, scored_s: Sequence[float] = ()) -> dict[str, Any]:
     """The same, complete, in bytes and seconds."""
     machine = study.machine
     return {
@@ -47,14 +51,22 @@ def as_json(study: StudyPlan) -> dict[str, Any]:
         "context_measured": machine.context_measured,
         "recipes": [_one(planned) for planned in study.named],
         "corners": [_one(planned) for planned in study.corners],
-        "generation": {"peak_bytes": study.generation_bytes, "answers_at_once": study.answers_at_once},
-        "calculation": list(calculation(study)),
+        "generation": {"peak_bytes": study.generation_bytes, "answers_at_once": study.asked.at_once},
+        "scoring": {
+            "prompts": study.asked.prompts,
+            "seconds_at_most": study.score_seconds.model_dump(mode="json") if study.score_seconds else None,
+            "measured_seconds": list(scored_s),
+        },
+        "calculation": [*calculation(study), *scoring(study, scored_s)],
     }
 
 
 def _one(planned: Planned) -> dict[str, Any]:
     recipe = planned.recipe
-    chosen = ("targets", "rank", "max_length", "batch_size", "micro_batch_size", "optimizer", "dropout", "dpo_share")
+    chosen = (
+        *("targets", "rank", "max_length", "batch_size", "micro_batch_size", "optimizer", "dropout", "dpo_share"),
+        *("gradient_checkpointing", "uncheckpointed_layers"),
+    )
     return {
         "name": planned.name,
         "recipe": {name: getattr(recipe, name) for name in chosen},
@@ -77,16 +89,26 @@ def _context(study: StudyPlan) -> str:
 
 
 def _recipes(study: StudyPlan) -> Table:
-    table = _table("The recipes")
-    for head in ("recipe", "targets", "rank", "length", "trainable", "s/step", "tok/s"):
+    table = _table("The recipe" if study.is_one else "The recipes")
+    for head in ("recipe", "targets", "rank", "length", "layers kept", "trainable", "s/step", "tok/s"):
         table.add_column(head, justify="left" if head in ("recipe", "targets") else "right", no_wrap=True)
     for each in study.named:
-        table.add_row(each.name, *_what(each), *_times(each), style="" if each.fits else "red")
+        targets, rank, length, trainable = _what(each)
+        kept = f"{_whole(each, study)} of {study.facts.layers}"
+        cells = (each.name, targets, rank, length, kept, trainable, *_times(each))
+        table.add_row(*cells, style="" if each.fits else "red")
     return table
 
 
+def _whole(planned: Planned, study: StudyPlan) -> int:
+    """How many layers keep their activations, instead of computing them again."""
+    recipe, layers = planned.recipe, study.facts.layers
+    return min(recipe.uncheckpointed_layers, layers) if recipe.gradient_checkpointing else layers
+
+
 def _memory(study: StudyPlan) -> Table:
-    table = _table("Their memory; training: adapters, gradients and the optimizer's states")
+    whose = "Its" if study.is_one else "Their"
+    table = _table(f"{whose} memory; training: adapters, gradients and the optimizer's states")
     for head in ("recipe", "weights", "training", "activ.", "work", "loss", "context", "PEAK", "fits"):
         table.add_column(head, justify="left" if head == "recipe" else "right", no_wrap=True)
     for each in study.named:
@@ -143,7 +165,7 @@ def calculation(study: StudyPlan) -> Iterator[str]:
     length = min(recipe.max_length, facts.context)
     other = facts.parameters - facts.linear_parameters
     sides = sum((layer.inputs + layer.outputs) * layer.count for layer in made.layers)
-    whole = recipe.uncheckpointed_layers if recipe.gradient_checkpointing else facts.layers
+    whole = _whole(each, study)
     lines = {
         "trainable": f"rank {recipe.rank} x {sides:,} inputs and outputs = {made.trainable_parameters:,}",
         "weights": f"{facts.linear_parameters:,} x (1/2 + 1/64 + 1/4096) in NF4 + {other:,} x {width}",
@@ -156,13 +178,31 @@ def calculation(study: StudyPlan) -> Iterator[str]:
         "loss": "the head in tiles of 4,096 x 32,768",
         "context": "CUDA, its libraries and workspaces" if width == 2 else "interpreter and libraries",
     }
-    yield f"The dearest recipe, in its {made.peak_stage} stage ({PHASES[made.peak_phase]}), in GiB:"
+    which = "recipe" if study.is_one else "dearest recipe"
+    yield f"The {which}, in its {made.peak_stage} stage ({PHASES[made.peak_phase]}), in GiB:"
     yield f"  {'trainable':<12}{'':>9}  {lines.pop('trainable')}"
     for name, how in lines.items():
         yield f"  {name:<12}{made.memory.get(name, 0) / GIB:>9.3f}  {how}"  # type: ignore[call-overload]
     yield f"  {'peak':<12}{made.peak_bytes / GIB:>9.3f}  GiB, the sum"
-    answers = f"{study.answers_at_once} prompts at once, with keys and values kept"
+
+
+def scoring(study: StudyPlan, scored_s: Sequence[float]) -> Iterator[str]:
+    """What scoring takes, in memory and in time."""
+    asked, limit = study.asked, study.machine.limit_bytes
+    much = ""
+    if limit and study.generation_bytes > limit:
+        much = f", which is more than {limit / GIB:.2f}: lower batch_size in [objective]"
+    answers = f"{asked.at_once} prompts of {asked.prompt_tokens} tokens at once, with keys and values kept{much}"
     yield f"  {'answering':<12}{study.generation_bytes / GIB:>9.3f}  GiB while it is scored: {answers}"
+    if scored_s:
+        took = f"the median of {len(scored_s)} scores of this study"
+        yield f"  {'scoring':<12}{statistics.median(scored_s):>9.0f}  s, {took}"
+    elif made := study.score_seconds:
+        most = f"{asked.prompts} answers of {asked.new_tokens} tokens"
+        how = f"{made.reading:.0f} reading, {made.writing:.0f} writing at {made.a_token:.3f} a token of a batch"
+        yield f"  {'scoring':<12}{made.total:>9.0f}  s at most, {most}: {how}; estimated, not measured yet"
+    else:
+        yield f"  {'scoring':<12}{'':>9}  not measured yet"
 
 
 def _table(title: str) -> Table:

@@ -135,6 +135,8 @@ def activity(now: Activity) -> str:
         parts.append(f"step {now.step} of {now.steps}")
     if now.loss is not None and now.phase == "train":
         parts.append(f"loss {now.loss:.3f}")
+    if now.left_s is not None and now.phase == "train":
+        parts.append(f"about {duration(now.left_s)} of training to go")
     return ", ".join(parts)
 
 
@@ -187,11 +189,18 @@ def _columns(view: StudyView, shown: Sequence[TrialView]) -> list[tuple[int, Col
     columns += [(4 + n, _parameter(name, shown)) for n, name in enumerate(_parameters(view))]
     fractions = sorted(set(chain.from_iterable(trial.rungs for trial in view.trials)))[-4:]
     columns += [(2, _rung(fraction, shown, first=n == 0)) for n, fraction in enumerate(fractions)]
-    columns.append((1, Column("score", [str(t.score) if t.score else "" for t in shown])))
+    columns.append((1, Column("score", [_score(t) for t in shown])))
     columns.append((3, Column("GPU", [duration(t.gpu_seconds) if t.gpu_seconds else "" for t in shown])))
     if any(t.prior for t in shown):
         columns.append((3 + 5, Column("by hand", [t.prior for t in shown], right=False)))
     return columns
+
+
+def _score(trial: TrialView) -> str:
+    """Its score; for one that was ended as behind, the estimate: `0.41, behind 3 after 24`."""
+    if trial.behind is not None and trial.value is not None:
+        return f"{trial.value:.2f}, behind {trial.behind} after {trial.asked}"
+    return str(trial.score) if trial.score else ""
 
 
 def _parameters(view: StudyView) -> Iterator[str]:
@@ -258,7 +267,14 @@ def changes(before: StudyView | None, now: StudyView) -> list[str]:
     old = {trial.number: trial for trial in before.trials}
     for trial in now.trials:
         lines += _trial_changes(old.get(trial.number), trial, now)
-    return lines
+    return lines + _resumed(before.activity, now.activity)
+
+
+def _resumed(before: Activity | None, now: Activity | None) -> list[str]:
+    """From which step a trial goes on, once its worker has said so."""
+    if before is None or now is None or now.resumed is None or before.resumed == now.resumed:
+        return []
+    return [f"trial {now.trial} goes on from step {now.resumed} of {now.steps}"]
 
 
 def _trial_changes(before: TrialView | None, trial: TrialView, view: StudyView) -> Iterator[str]:
@@ -281,7 +297,7 @@ def _beginning(trial: TrialView) -> str:
 
 
 def _ended(name: str, trial: TrialView, view: StudyView) -> str:
-    score = f", {trial.score}" if trial.score else ""
-    best = ", the best so far" if trial is view.best else ""
-    reason = f", {trial.reason}" if trial.reason else ""
-    return f"{name} {trial.state}{score}{best}{reason}; {done(view)}, {spent(view)}"
+    best = "the best so far" if trial is view.best else ""
+    reason = trial.reason if trial.behind is None else ""
+    told = ", ".join(filter(None, [f"{name} {trial.state}", _score(trial), best, reason]))
+    return f"{told}; {done(view)}, {spent(view)}"

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from objectives.score import Measure
 from search import config, freeze, home, loop, report, service, view
-from search.attempt import STOPPED
+from search.attempt import STOPPED, Asked, Interrupted
 from search.config import StudyConfig
 from search.errors import SearchError, WorkerFailed
 from search.view import StudyView
@@ -153,11 +153,11 @@ def _is_searched(study: StudyConfig, folder: Path) -> bool:
 
 
 def _search(study: StudyConfig, folder: Path, show: Show) -> None:
+    asked, budget_s = Asked(), 3600 * study.study.budget_hours
     with show.watching() as observe:
-        budget_s = 3600 * study.study.budget_hours
-        ending = loop.run(study, folder, deadline=None, until=None, budget_s=budget_s, observe=observe)
+        ending = loop.run(study, folder, deadline=None, until=None, budget_s=budget_s, observe=observe, asked=asked)
     if ending == STOPPED["asked"]:
-        raise KeyboardInterrupt
+        raise Interrupted(asked)
     show.say(f"   {ending}")
 
 

@@ -24,13 +24,13 @@ def write(folder: Path) -> tuple[Path, Path]:
 
     Raises SearchError where there is no study, StorageError where its database cannot be read.
     """
-    from search import report_pages, report_sections  # imported late: matplotlib takes its time
+    from search import report_html, report_markdown, report_sections  # imported late: matplotlib takes its time
 
     document = report_sections.document(gather(folder))
     html, markdown = folder / HTML, folder / MARKDOWN
     _replace_pictures(folder, {f"{picture.name}.png": picture.png for picture in document.pictures()})
-    write_atomic(html, report_pages.to_html(document))
-    write_atomic(markdown, report_pages.to_markdown(document, PICTURES))
+    write_atomic(html, report_html.to_html(document))
+    write_atomic(markdown, report_markdown.to_markdown(document, PICTURES))
     return html, markdown
 
 

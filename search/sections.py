@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from search.parameters import Value
 from train.recipe import Fraction, Slug
 
+STAGES = (24, 48)  # prompts after which a trial may be ended, where a study does not say
+AUTO = "auto"  # gradient_checkpointing in [recipe]: the plan chooses; see search.plan_choice
 TIME_OF_DAY = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
 
 Positive = Annotated[float, Field(gt=0.0)]
@@ -55,12 +57,38 @@ class MachineSection(Frozen):
 
 
 class ObjectiveSection(Frozen):
-    """[objective]: what a trial is scored on."""
+    """[objective]: what a trial is scored on.
+
+    `subset` is how many prompts of the search half every trial is compared on; after each of `stages` prompts, a trial
+    that is worse than the best so far is asked no more. A good trial is ended so with probability `error_rate` at most.
+    With `decided_rows` an answer is generated only until its strict verdict can no longer change.
+    """
 
     prompts: Path
     subset: Count = 64
+    stages: tuple[int, ...]  # STAGES below the subset, where the file does not say
+    error_rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    decided_rows: bool = True
     max_new_tokens: Count = 512
     batch_size: Count = 16
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_stages(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or "stages" in given:
+            return given
+        subset = given.get("subset", cls.model_fields["subset"].default)
+        return {**given, "stages": tuple(stage for stage in STAGES if isinstance(subset, int) and stage < subset)}
+
+    @field_validator("stages")
+    @classmethod
+    def _stages_rise(cls, stages: tuple[int, ...], known: ValidationInfo) -> tuple[int, ...]:
+        if list(stages) != sorted(set(stages)) or min(stages, default=1) < 1:
+            raise ValueError("stages must rise from 1 or more on, like [24, 48]")
+        subset = known.data.get("subset")
+        if stages and subset is not None and stages[-1] >= subset:
+            raise ValueError(f"every stage must be below subset, which is {subset}; {stages[-1]} is not")
+        return stages
 
 
 class PrunerSection(Frozen):

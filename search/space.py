@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from search import plan_choice
 from search.config import StudyConfig
 from search.parameters import WEIGHT, Choice, IntRange, Parameter, Value, condition
 from train.recipe import Base, PromptFile, Recipe, Source
@@ -42,20 +43,23 @@ def _suggest(trial: BaseTrial, name: str, parameter: Parameter) -> Value:
 def recipe(config: StudyConfig, params: Mapping[str, Value], survey: Survey | None = None) -> Recipe:
     """The recipe of these parameters, and of [recipe] and Recipe's defaults for what they do not name.
 
-    A survey pins the base model and the data by what they hold. Without parameters, this is a recipe on which the base
-    model can be scored: every searched parameter at its first value.
+    A survey pins the base model and the data by what they hold, and says what search.plan_choice decides by; until
+    then, what the plan is to choose is at its cheapest in memory. Without parameters, this is a recipe on which the
+    base model can be scored, which trains nothing: every searched parameter at its first value.
     """
     chosen = dict(params) or {name: parameter.first for name, parameter in config.space.items()}
     fields: dict[str, Any] = {name: value for name, value in chosen.items() if not name.startswith(WEIGHT)}
-    return Recipe(
+    auto = plan_choice.is_auto(config)
+    made = Recipe(
         base=_base(config, survey),
         sources=tuple(_source(source, chosen, survey) for source in sources(config)),
         probe=config.probe,
         seed=config.study.seed,
         threads=config.machine.threads,
-        **config.recipe,
+        **{**config.recipe, **({"gradient_checkpointing": True} if auto else {})},
         **fields,
     )
+    return plan_choice.chosen(made, config, survey) if auto and survey and params else made
 
 
 def _base(config: StudyConfig, survey: Survey | None) -> Base:

@@ -18,7 +18,7 @@ import optuna
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 
-from search import space
+from search import space, split
 from search.config import PrunerSection, StudyConfig
 from search.errors import StudyChanged
 from search.parameters import Value
@@ -113,9 +113,12 @@ class Study:
             trial.handle.set_user_attr(key, value)
         save_note(trial.handle, note)
 
-    def complete(self, trial: OpenTrial, score: float) -> None:
-        """Tell the score of a finished trial: prompt-level strict accuracy."""
-        self.optuna.tell(trial.number, score, state=TrialState.COMPLETE)
+    def complete(self, trial: OpenTrial, value: float) -> None:
+        """Tell the value of a scored trial: prompt-level strict accuracy on the reference set.
+
+        It is estimated where the trial was ended as behind (see objectives.race).
+        """
+        self.optuna.tell(trial.number, value, state=TrialState.COMPLETE)
 
     def prune(self, trial: OpenTrial) -> None:
         """End a trial that a rung stopped, without a value: `tell` would take its last rung for a score."""
@@ -206,6 +209,7 @@ def identity(config: StudyConfig, survey: Survey) -> dict[str, Any]:
         "data": {source.name: _data(source, survey.sources[source.name]) for source in config.data},
         "probe": config.probe.model_dump(mode="json"),
         "prompts": survey.prompts_sha256,
+        "search_half": split.digest(survey.search_half),
         "objective": config.objective.model_dump(mode="json", exclude={"prompts"}),
         "recipe": dict(config.recipe),
         "space": space.distributions(config),

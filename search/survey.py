@@ -17,7 +17,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from objectives.score import INSTRUCTIONS, Prompt
+from objectives import subset
+from objectives.score import INSTRUCTIONS, ObjectiveError, Prompt
 from search import checks, space, studyfile
 from search.config import StudyConfig
 from search.errors import MachineUnfit
@@ -45,8 +46,8 @@ class Survey:
 
     base: plan.BaseFacts
     sources: Mapping[str, plan.SourceFacts]
-    prompts: int  # how many; a search sees one half of them
-    prompts_sha256: str
+    search_half: tuple[Prompt, ...]  # of the prompts: all that trials are ever asked
+    prompts_sha256: str  # of the file with both halves
     card: Card | None
 
 
@@ -92,17 +93,18 @@ def survey(config: StudyConfig) -> Survey:
             for targets in checks.values("targets", config.recipe, config.space):
                 plan.targeted(found["base"].linears, targets)
     with problems.noting("objective", "prompts"):
-        found["prompts"], found["prompts_sha256"] = _prompts(config.objective.prompts)
+        prompts, found["prompts_sha256"] = read_prompts(config.objective.prompts)
+        found["search_half"] = _search_half(config.objective.prompts, prompts)
     found["sources"] = {}
-    for number, source in enumerate(space.sources(config) if "prompts" in found else config.data):
+    for number, source in enumerate(space.sources(config) if "search_half" in found else config.data):
         with problems.noting("data", number, "hub" if source.hub else "path"):
             found["sources"] |= plan.inspect_sources([source])
     if len(found["sources"]) == len(config.data):
         with problems.noting("data"):
             _check_probe(config, found["sources"])
-    if "prompts" in found:
+    if "search_half" in found:
         with problems.noting("objective", "subset"):
-            _check_subset(config.objective.subset, found["prompts"])
+            _check_subset(config.objective.subset, len(prompts), len(found["search_half"]))
     if config.machine.device == "cuda":
         with problems.noting("machine", "device"):
             found["card"] = card()
@@ -174,16 +176,24 @@ def _check_probe(config: StudyConfig, sources: Mapping[str, plan.SourceFacts]) -
         )
 
 
-def _check_subset(subset: int, prompts: int) -> None:
-    if subset > prompts // 2:
+def _check_subset(asked: int, prompts: int, half: int) -> None:
+    if asked > half:
         raise ValueError(
-            f"it is {subset}; the file holds {prompts} prompts and the search sees one half of them, "
-            f"so it must be from 1 to {prompts // 2}"
+            f"it is {asked}; the file holds {prompts} prompts and the search sees one half of them, "
+            f"so it must be from 1 to {half}"
         )
 
 
-def _prompts(path: Path) -> tuple[int, str]:
-    """How many prompts a file in IFEval's format holds, and the SHA-256 of its bytes.
+def _search_half(path: Path, prompts: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
+    """The half that the search sees, in a fixed order."""
+    try:
+        return subset.halves(prompts)[0]
+    except ObjectiveError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def read_prompts(path: Path) -> tuple[tuple[Prompt, ...], str]:
+    """The prompts of a file in IFEval's format, and the SHA-256 of its bytes.
 
     Raises ValueError. That the checkers take the kwargs is seen when the base model is scored.
     """
@@ -197,32 +207,45 @@ def _prompts(path: Path) -> tuple[int, str]:
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    wrong = [f"line {number}: {problem}" for number, line in lines if (problem := _prompt_problem(line))]
+    read = [(number, *_prompt(line)) for number, line in lines]
+    prompts = {number: prompt for number, prompt, _ in read if prompt is not None}
+    wrong = [f"line {number}: {problem}" for number, _, problem in read if problem] or _repeated(prompts)
     if wrong:
         more = [f"and {len(wrong) - MOST_LINES} more"] if len(wrong) > MOST_LINES else []
         raise ValueError(f"{path} is no file of IFEval prompts: " + "; ".join(wrong[:MOST_LINES] + more))
     if not lines:
         raise ValueError(f"{path} is empty; it needs one JSON object a line with {', '.join(PROMPT_FIELDS)}")
-    return len(lines), hashlib.sha256(data).hexdigest()
+    return tuple(prompts.values()), hashlib.sha256(data).hexdigest()
 
 
-def _prompt_problem(line: str) -> str:
+def _prompt(line: str) -> tuple[Prompt | None, str]:
+    """The prompt of one line, or what is wrong with it."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
-        return "not JSON"
+        return None, "not JSON"
     if not isinstance(row, dict):
-        return "no JSON object"
+        return None, "no JSON object"
     if missing := [field for field in PROMPT_FIELDS if field not in row]:
-        return f"lacks {', '.join(missing)}; it has {', '.join(sorted(row)) or 'nothing'}"
+        return None, f"lacks {', '.join(missing)}; it has {', '.join(sorted(row)) or 'nothing'}"
     try:
-        prompt = Prompt.model_validate_json(line)
+        prompt = Prompt.model_validate_json(json.dumps({field: row[field] for field in PROMPT_FIELDS}))
     except ValidationError as error:
         first = error.errors()[0]
-        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return None, f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
     unknown = sorted(set(prompt.instruction_id_list) - INSTRUCTIONS)
     if unknown:
-        return f"{unknown[0]} is no instruction type of IFEval; {nearest(unknown[0], sorted(INSTRUCTIONS))}"
+        return None, f"{unknown[0]} is no instruction type of IFEval; {nearest(unknown[0], sorted(INSTRUCTIONS))}"
     if len(prompt.kwargs) != len(prompt.instruction_id_list):
-        return f"{len(prompt.kwargs)} kwargs for {len(prompt.instruction_id_list)} instructions"
-    return ""
+        return None, f"{len(prompt.kwargs)} kwargs for {len(prompt.instruction_id_list)} instructions"
+    return prompt, ""
+
+
+def _repeated(prompts: Mapping[int, Prompt]) -> list[str]:
+    """Verdicts are kept by key, so a key that two lines have is an error: one sentence for each."""
+    first: dict[int, int] = {}
+    return [
+        f"line {number}: key {prompt.key} is already that of line {first[prompt.key]}; give every prompt its own key"
+        for number, prompt in prompts.items()
+        if first.setdefault(prompt.key, number) != number
+    ]

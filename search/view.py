@@ -11,6 +11,7 @@ from objectives.score import Measure
 from search import budget, service
 from search.errors import SearchError
 from search.parameters import Value
+from search.standing import BEHIND
 from storage import records
 from storage.attempts import Attempt
 from storage.records import TrialRecord
@@ -25,11 +26,14 @@ class TrialView:
     state: str
     params: dict[str, Value]
     rungs: dict[float, float]  # fraction of the horizon -> bits per byte of the probe
-    score: Measure | None  # prompt-level strict on the search half's subset
+    score: Measure | None  # prompt-level strict on the whole reference set; None where not all of it was asked
     gpu_seconds: float
     attempts: int
-    reason: str = ""  # why it failed, was pruned, or does not fit
+    reason: str = ""  # why it failed, was pruned, was asked no more, or does not fit
     prior: str = ""  # name of the hand-picked recipe, where it is one
+    value: float | None = None  # what the sampler was told: the score, or an estimate of it for a trial that is behind
+    asked: int = 0  # prompts
+    behind: int | None = None  # the trial that it was behind, so that it was asked no more
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Activity:
     step: int
     steps: int
     loss: float | None
+    resumed: int | None = None  # the step that the running attempt went on from, as long as that was not long ago
+    left_s: float | None = None  # forecast: seconds of training to go, by the run's own steps
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class StudyView:
 
     @property
     def best(self) -> TrialView | None:
-        """The complete trial with the highest score."""
+        """The complete trial with the highest score, among those that were asked the whole reference set."""
         scored = [t for t in self.trials if t.score is not None and t.state == "complete"]
         return max(scored, key=lambda t: (t.score.value if t.score else 0.0, -t.number), default=None)
 
@@ -139,6 +145,9 @@ def _trial(record: TrialRecord, attempts: Sequence[Attempt], running: Attempt | 
         attempts=len(attempts),
         reason=str(attributes.get("infeasible") or attributes.get("reason") or ""),
         prior=str(attributes.get("prior", "")),
+        value=record.value,
+        asked=attributes.get("prompts_asked", 0),
+        behind=attributes.get(BEHIND),
     )
 
 
@@ -158,16 +167,20 @@ def _base(folder: Path) -> Measure | None:
 def _activity(folder: Path, running: Attempt) -> Activity:
     """What the last events of the running attempt say."""
     run = RunDir(folder / "runs" / running.run)
-    phase, step, loss = "load", 0, None
+    phase, step, loss, resumed, left_s = "load", 0, None, None, None
     for event in _last_events(run.events):
-        if event["event"] == "phase":
+        if event["event"] == "data":  # with which an attempt begins
+            resumed = None
+        elif event["event"] == "resumed":
+            phase, step, resumed = "train", event["step"], event["step"]
+        elif event["event"] == "phase":
             phase = event["phase"]
         elif event["event"] == "step":
-            phase, step, loss = "train", event["step"], event["loss"]
+            phase, step, loss, left_s = "train", event["step"], event["loss"], event.get("left_s")
         elif event["event"] == "rung":
             phase, step = "probe", event["step"]
     steps = run.recipe().steps if running.trial is not None and run.recipe_path.exists() else 0
-    return Activity(trial=running.trial, phase=phase, step=step, steps=steps, loss=loss)
+    return Activity(running.trial, phase, step, steps, loss, resumed, left_s)
 
 
 def _last_events(path: Path) -> Sequence[Json]:

@@ -10,32 +10,32 @@ and the service starts a new one.
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import os
 import signal
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from objectives.score import Answer, Score
+from search.lease import LAPSED, POLL_S, FileWatch, Lease
 from train.recipe import Base, Recipe
 from train.rundir import Json, RunDir, read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
+    from search.examination import Examined
     from train.loop import Trained
     from train.model import LoadedBase
 
 ASSIGNMENT = "assignment.json"
-POLL_S = 0.02
-LAPSED = 75  # exit code: the lease ran out
 OTHER_BASE = 76  # exit code: the next run needs another base model
 BROKEN = 77  # exit code: a run raised something that may have left the process in a bad state
 PR_SET_PDEATHSIG = 1
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
 class Stopped(Exception):
@@ -86,14 +86,16 @@ class Worker:
                 return 0 if clean else BROKEN
             write_json(run.result, {"attempt": attempt, **result, "seconds": self.seconds})
         if result["outcome"] != "stopped":
-            self._discard_checkpoints(run)
+            self._discard(run)
         return 0
 
-    def _discard_checkpoints(self, run: RunDir) -> None:
+    def _discard(self, run: RunDir) -> None:
         """The result is durable; what led to it only takes room."""
         from train import checkpoint
 
         checkpoint.discard(run)
+        for path in run.kept_answers():
+            path.unlink()
 
     def _trial(self, run: RunDir, recipe: Recipe, job: Json) -> Json:
         from train import loop, model
@@ -110,14 +112,15 @@ class Worker:
         )
         try:
             self.seconds |= trained.seconds
-            outcome = trained.outcome
-            score = None
+            outcome: str = trained.outcome
+            scored: Json = {"score": None}
             if outcome == "completed":
                 try:
-                    score = self._score(run, recipe, job, base, trained.model, watch.should_stop)
+                    made_by = {"adapter": _digest(run.adapter / ADAPTER_WEIGHTS)}
+                    scored = self._score(run, recipe, job, base, trained.model, made_by, watch.should_stop)
                 except Stopped:
                     outcome = "stopped"
-            return {"outcome": outcome, "reason": "", "score": _dump(score), **_measured(trained)}
+            return {"outcome": outcome, "reason": "", **scored, **_measured(trained)}
         finally:
             model.drop_adapter(trained.model)
 
@@ -133,10 +136,10 @@ class Worker:
             rows = splits(recipe, base.tokenizer, base.context).probe
             bits = probe.bits_per_byte(base, base.model, rows)
         try:
-            score = self._score(run, recipe, job, base, base.model, watch.should_stop)
+            scored = self._score(run, recipe, job, base, base.model, {}, watch.should_stop)
         except Stopped:
             return {"outcome": "stopped", "reason": "", "score": None}
-        return {"outcome": "completed", "reason": "", "score": _dump(score), "bits_per_byte": bits}
+        return {"outcome": "completed", "reason": "", **scored, "bits_per_byte": bits}
 
     def _load(self, run: RunDir, recipe: Recipe) -> LoadedBase:
         if self.loaded is None:
@@ -149,25 +152,29 @@ class Worker:
         return self.loaded
 
     def _score(
-        self, run: RunDir, recipe: Recipe, job: Json, base: LoadedBase, model: Any, should_stop: Callable[[], bool]
-    ) -> Score:
-        """Score on the first `subset` prompts of the search half; the sealed half is never opened here."""
-        from objectives import generate, ifeval, subset
+        self,
+        run: RunDir,
+        recipe: Recipe,
+        job: Json,
+        base: LoadedBase,
+        model: Any,
+        made_by: Mapping[str, str],
+        should_stop: Callable[[], bool],
+    ) -> Json:
+        """Ask the model the prompts of its job; `made_by` tells its weights from others on the same base.
+
+        Every answer is kept on disk as soon as its batch is done, so that a kill costs one batch at most.
+        """
+        from objectives import generate
+        from search import examination
 
         def stop_if_asked() -> None:
             if should_stop():
                 raise Stopped
 
-        def answer(prompts: list[str]) -> list[Answer]:
-            answers.extend(generator(prompts))
-            return answers
-
         _phase(run, "score")
         asked = job["objective"]
-        answers: list[Answer] = []
         with _timed(self.seconds, "score"):
-            search_half, _ = subset.halves(ifeval.load_prompts(Path(asked["prompts"])))
-            chosen = subset.take(search_half, asked["subset"])
             generator = generate.Generator(
                 model,
                 base.tokenizer,
@@ -176,61 +183,14 @@ class Worker:
                 batch_size=asked["batch_size"],
                 before_batch=stop_if_asked,
             )
-            score = ifeval.IFEval(chosen).score(answer)
-            lines = (json.dumps(sample) + "\n" for sample in ifeval.samples(chosen, answers, score))
-            write_atomic(run.samples, "".join(lines))
-            return score
+            identity = {"base": recipe.base.model_dump(mode="json"), **made_by, "chat_template": recipe.chat_template}
+            examined = examination.examine(asked, generator, run.answers, identity)
+            write_atomic(run.samples, "".join(json.dumps(sample) + "\n" for sample in examined.samples()))
+        return _scored(examined)
 
     def _failure(self, attempt: int, error: Exception) -> Json:
         reason = f"{type(error).__name__}: {error}"
         return {"attempt": attempt, "outcome": "failed", "reason": reason, "score": None, "seconds": self.seconds}
-
-
-@dataclass(frozen=True)
-class FileWatch:
-    """Answers the training loop's questions out of the RunDir's files."""
-
-    run: RunDir
-    attempt: int
-
-    def step(self, facts: object) -> None:
-        """Nothing to add: the loop itself writes the event."""
-
-    def rung(self, fraction: float, step: int, bits_per_byte: float) -> bool:
-        """Wait for the service's verdict on this rung."""
-        while True:
-            verdict = read_json(self.run.verdict)
-            if verdict and (verdict["attempt"], verdict["fraction"]) == (self.attempt, fraction):
-                return bool(verdict["go_on"])
-            time.sleep(POLL_S)
-
-    def should_stop(self) -> bool:
-        """Whether the service has asked this attempt to save and end."""
-        stop = read_json(self.run.stop)
-        return stop is not None and stop["attempt"] == self.attempt
-
-
-class Lease:
-    """Ends the process once the time that is paid for is over, so that a hung service cannot run unpaid time."""
-
-    def __init__(self, run: RunDir, attempt: int) -> None:
-        self._run = run
-        self._attempt = attempt
-        self._over = threading.Event()
-
-    def __enter__(self) -> None:
-        threading.Thread(target=self._guard, daemon=True).start()
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-
-    def _guard(self) -> None:
-        while not self._over.wait(0.25):
-            lease = read_json(self._run.lease)
-            if lease is None or lease["attempt"] != self._attempt or time.monotonic() > lease["paid_until"]:
-                sys.stderr.write(f"worker: the lease of attempt {self._attempt} has lapsed\n")
-                sys.stderr.flush()
-                os._exit(LAPSED)
 
 
 def _leaves_the_base_clean(error: Exception) -> bool:
@@ -256,8 +216,19 @@ def _phase(run: RunDir, phase: str) -> None:
     run.append_event({"event": "phase", "phase": phase})
 
 
-def _dump(score: Score | None) -> Json | None:
-    return score.model_dump(mode="json") if score else None
+def _scored(examined: Examined) -> Json:
+    asked, of, behind = len(examined.answers), len(examined.reference), examined.behind
+    return {
+        "reason": "" if behind is None else f"behind trial {behind} after {asked} of {of} prompts",
+        "score": examined.score.model_dump(mode="json"),
+        "value": examined.value,
+        "race": {"asked": asked, "of": of, "behind": behind},
+    }
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _measured(trained: Trained) -> Json:

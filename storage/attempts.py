@@ -54,6 +54,7 @@ class Attempt:
 
     `trial` is Optuna's trial number, None for work that belongs to no trial. `paid_s` is the sum of its leases,
     `charged_s` that less its refund, and `costs` says what the charge went to: once closed, its values sum to that.
+    `tokens` has how many were for a cause, where that is known.
     """
 
     id: int
@@ -67,10 +68,12 @@ class Attempt:
     paid_s: float
     charged_s: float
     costs: Mapping[str, float]
+    tokens: Mapping[str, int]
 
     @classmethod
-    def of_row(cls, row: Mapping[str, Any], paid: int, charged: int, costs: Mapping[str, float]) -> Attempt:
-        """A row of the table, with the sums of its leases and of all its entries in microseconds."""
+    def of_row(cls, row: Mapping[str, Any], paid: int, charged: int, costs: Mapping[str, tuple[int, int]]) -> Attempt:
+        """A row of the table, with the sums of its leases and of all its entries in microseconds; `costs` has
+        microseconds and tokens by cause."""
         ended = row["ended_at"]
         return cls(
             id=row["id"],
@@ -83,7 +86,8 @@ class Attempt:
             reason=row["reason"],
             paid_s=seconds(paid),
             charged_s=seconds(charged),
-            costs=costs,
+            costs={cause: seconds(spent) for cause, (spent, _) in costs.items()},
+            tokens={cause: tokens for cause, (_, tokens) in costs.items() if tokens},
         )
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 VERSION_TABLE = "nightshift_version"  # Optuna's own `alembic_version` is in the same file
-HEAD = "0001"  # the newest revision in migrations/versions
+HEAD = "0002"  # the newest revision in migrations/versions
 BUSY_S = 60
 
 _NETWORK_FILESYSTEMS = {

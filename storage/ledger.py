@@ -40,6 +40,7 @@ __all__ = [
 OVERHEAD = "overhead"  # charged, and measured as nothing else
 LOST = "lost"  # charged to attempts that never said how they ended
 RUNNING = "running"  # charged to attempts that are open
+NONE: Mapping[str, int] = {}
 
 
 class BudgetExhausted(Exception):
@@ -112,9 +113,16 @@ class Ledger:
             return _read_one(session, attempt_id)
 
     def close(
-        self, attempt_id: int, used_s: float, outcome: str, costs: Mapping[str, float], reason: str = ""
+        self,
+        attempt_id: int,
+        used_s: float,
+        outcome: str,
+        costs: Mapping[str, float],
+        reason: str = "",
+        tokens: Mapping[str, int] = NONE,
     ) -> Attempt:
-        """End an attempt cleanly: charge `used_s`, refund the rest of what it paid, keep `costs` (seconds by cause).
+        """End an attempt cleanly: charge `used_s`, refund the rest of what it paid, keep `costs` (seconds by cause) and
+        how many `tokens` they were for.
 
         What the costs do not explain becomes "overhead"; what they claim beyond the charge is cut off, the last first.
         Use beyond what was paid is not charged (no lease admitted it) and is noted in the reason.
@@ -127,7 +135,7 @@ class Ledger:
                 reason = "; ".join(filter(None, [reason, f"used {seconds(used - paid):.3f} s more than were paid"]))
             elif used < paid:
                 self._enter(session, attempt_id, "refund", used - paid)
-            self._end(session, row, outcome, reason, _shares(min(used, paid), claims))
+            self._end(session, row, outcome, reason, _shares(min(used, paid), claims), tokens)
             return _read_one(session, attempt_id)
 
     def abandon(self, attempt_id: int, reason: str) -> Attempt:
@@ -179,8 +187,19 @@ class Ledger:
         session.add(EntryRow(attempt_id=attempt_id, kind=kind, microseconds=microseconds, at=at))
         session.flush()
 
-    def _end(self, session: Session, row: AttemptRow, outcome: str, reason: str, shares: Mapping[str, int]) -> None:
-        session.add_all(CostRow(attempt_id=row.id, cause=cause, microseconds=share) for cause, share in shares.items())
+    def _end(
+        self,
+        session: Session,
+        row: AttemptRow,
+        outcome: str,
+        reason: str,
+        shares: Mapping[str, int],
+        tokens: Mapping[str, int] = NONE,
+    ) -> None:
+        session.add_all(
+            CostRow(attempt_id=row.id, cause=cause, microseconds=share, tokens=tokens.get(cause, 0))
+            for cause, share in shares.items()
+        )
         row.ended_at, row.outcome, row.reason = self._now().isoformat(), outcome, reason
         session.flush()
 
@@ -220,13 +239,13 @@ def _read(session: Session, *conditions: ColumnElement[bool]) -> list[Attempt]:
     leases = func.sum(EntryRow.microseconds).filter(EntryRow.kind == "lease")
     sums = select(EntryRow.attempt_id, leases, func.sum(EntryRow.microseconds)).group_by(EntryRow.attempt_id)
     paid = {id_: (lease, net) for id_, lease, net in session.execute(sums.where(EntryRow.attempt_id.in_(chosen)))}
-    costs: dict[int, dict[str, float]] = {}
+    costs: dict[int, dict[str, tuple[int, int]]] = {}
     for cost in session.scalars(select(CostRow).where(CostRow.attempt_id.in_(chosen)).order_by(CostRow.cause)):
-        costs.setdefault(cost.attempt_id, {})[cost.cause] = seconds(cost.microseconds)
+        costs.setdefault(cost.attempt_id, {})[cost.cause] = cost.microseconds, cost.tokens
     return [_attempt(row, *paid[row.id], costs.get(row.id, {})) for row in rows]
 
 
-def _attempt(row: AttemptRow, paid: int, charged: int, costs: Mapping[str, float]) -> Attempt:
+def _attempt(row: AttemptRow, paid: int, charged: int, costs: Mapping[str, tuple[int, int]]) -> Attempt:
     return Attempt.of_row(vars(row), paid, charged, costs)
 
 

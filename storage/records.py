@@ -122,9 +122,9 @@ def utc(local: datetime | None) -> datetime | None:
 
 
 def _ledger(connection: sqlite3.Connection) -> tuple[list[Attempt], float]:
-    costs: defaultdict[int, dict[str, float]] = defaultdict(dict)
+    costs: defaultdict[int, dict[str, tuple[int, int]]] = defaultdict(dict)
     for row in connection.execute("SELECT * FROM cost ORDER BY attempt_id, cause"):
-        costs[row["attempt_id"]][row["cause"]] = seconds(row["microseconds"])
+        costs[row["attempt_id"]][row["cause"]] = row["microseconds"], row["tokens"]
     sums = connection.execute(
         "SELECT attempt.*, sum(microseconds) FILTER (WHERE kind = 'lease') AS paid, sum(microseconds) AS charged "
         "FROM attempt JOIN entry ON entry.attempt_id = attempt.id GROUP BY attempt.id ORDER BY attempt.id"

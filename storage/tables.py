@@ -56,7 +56,7 @@ class EntryRow(Model):
 
 
 class CostRow(Model):
-    """What part of a closed attempt's charge went to one cause."""
+    """What part of a closed attempt's charge went to one cause, and how many tokens were made or read for it."""
 
     __tablename__ = "cost"
     __table_args__ = (CheckConstraint("microseconds > 0", name="cost_positive"),)
@@ -64,3 +64,4 @@ class CostRow(Model):
     attempt_id: Mapped[int] = mapped_column(ForeignKey("attempt.id"), primary_key=True)
     cause: Mapped[str] = mapped_column(String(40), primary_key=True)
     microseconds: Mapped[int] = mapped_column(BigInteger)
+    tokens: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))

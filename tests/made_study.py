@@ -14,13 +14,14 @@ from typing import Any
 
 import tiny
 
-from objectives.score import Answer, Measure, Score, Verdict
+from objectives.score import Answer, Score, Verdict
 from search import config, notes, service, space, survey
 from search.config import StudyConfig
 from search.study import OpenTrial, Study
 from storage import db, trials
 from storage.ledger import Holder, Ledger
-from train.planning import plan
+from storage.records import TrialRecord
+from train.planning import fitting, plan
 from train.recipe import Recipe
 from train.rundir import RunDir, write_atomic, write_json
 
@@ -36,7 +37,7 @@ TYPES = (
     "startend:end_checker",
     "startend:quotation",
 )
-STATES = "CCPCCPCXCPCCCPFC"  # C complete, P pruned, X does not fit, F failed, R running
+STATES = "CCPCCPCXCPCCCPFC"  # C complete, P pruned, X does not fit, F failed, R running; B behind trial 0, half asked
 
 
 class MadeStudy:
@@ -73,22 +74,7 @@ class MadeStudy:
             verdicts.append(
                 Verdict(key=key, instruction_id_list=types, strict=strict, loose=loose, tokens=40, capped=False)
             )
-        by_type: dict[str, list[bool]] = {}
-        for verdict in verdicts:
-            for name, followed in zip(verdict.instruction_id_list, verdict.strict, strict=True):
-                by_type.setdefault(name, []).append(followed)
-        return Score(
-            prompt_strict=Measure.of([all(v.strict) for v in verdicts]),
-            prompt_loose=Measure.of([all(v.loose) for v in verdicts]),
-            instruction_strict=Measure.of([f for v in verdicts for f in v.strict]),
-            instruction_loose=Measure.of([f for v in verdicts for f in v.loose]),
-            by_type={name: Measure.of(by_type[name]) for name in sorted(by_type)},
-            verdicts=tuple(verdicts),
-            prompts_sha256="0" * 64,
-            exact=True,
-            seconds=3.2,
-            tokens=sum(v.tokens for v in verdicts),
-        )
+        return Score.of(verdicts, looped=0, empty=0, prompts_sha256="0" * 64, exact=True, seconds=3.2)
 
     def _attempt(self, run: RunDir, trial: int | None, seconds: dict[str, float], outcome: str) -> int:
         holder = Holder("made", "boot", 1, 1)
@@ -107,9 +93,20 @@ class MadeStudy:
         run.create(space.recipe(self.config, {}, self.survey))
         seconds = {"load": 6.5, "probe": 0.4, "score": 2.1}
         attempt = self._attempt(run, None, seconds, "completed")
-        score = self.score(0.05, self.config.objective.subset).model_dump(mode="json")
-        result = {"attempt": attempt, "outcome": "completed", "reason": "", "score": score, "bits_per_byte": 3.1}
+        result = {"attempt": attempt, "outcome": "completed", "reason": "", **self._scored(0.05), "bits_per_byte": 3.1}
         write_json(run.result, {**result, "seconds": seconds})
+
+    def _scored(self, quality: float, behind: int | None = None) -> dict[str, Any]:
+        """What a result says of scoring: of all the subset, or of the half after which the trial was behind."""
+        subset = self.config.objective.subset
+        asked = subset if behind is None else subset // 2
+        score = self.score(quality, asked)
+        return {
+            "reason": "" if behind is None else f"behind trial {behind} after {asked} of {subset} prompts",
+            "score": score.model_dump(mode="json"),
+            "value": score.prompt_strict.value if behind is None else 0.0,
+            "race": {"asked": asked, "of": subset, "behind": behind},
+        }
 
     def _trial(self, state: str) -> None:
         trial = self.study.next_trial()
@@ -119,7 +116,7 @@ class MadeStudy:
         planned = plan.plan(recipe, self.survey.base, "cpu")
         if state == "X":
             self.study.constrain(trial, 0.2)
-            self.study.set_infeasible(trial, planned.fits(planned.peak_bytes - 1) or "")
+            self.study.set_infeasible(trial, fitting.misfit(recipe, self.survey.base, "cpu", planned.peak_bytes - 1))
             return
         self.study.constrain(trial, -0.4)
         if trial.number == 2:
@@ -129,13 +126,13 @@ class MadeStudy:
 
     def _end(self, trial: OpenTrial, run: RunDir, recipe: Recipe, planned: plan.Plan, state: str) -> None:
         quality = self._quality(recipe)
-        fractions = [0.25, 0.5, 1.0] if state == "C" else [0.25]
+        fractions = [0.25, 0.5, 1.0] if state in "CB" else [0.25]
         rungs = {f: 1.1 - 0.5 * quality + 1.2 * math.exp(-4 * f) + self.random.gauss(0, 0.02) for f in fractions}
         steps = round(recipe.steps * (max(fractions) if state != "F" else 0.1))
         rate = 40 * recipe.batch_size**0.2
         self._events(run, recipe, steps, quality, rate, rungs if state != "F" else {})
         seconds = {"data": 0.3, "train": steps * recipe.batch_size / rate, "probe": 0.6, "save": 0.2}
-        outcome = {"C": "completed", "P": "pruned", "F": "failed"}[state]
+        outcome = {"C": "completed", "B": "completed", "P": "pruned", "F": "failed"}[state]
         result: dict[str, Any] = {
             "outcome": outcome,
             "reason": "TrainingFailed: loss nan with gradient norm 7.1 <b>&</b> | at step 3" if state == "F" else "",
@@ -147,9 +144,9 @@ class MadeStudy:
             "peak_memory_bytes": round(planned.peak_bytes * self.random.uniform(0.93, 1.01)),
             "trainable_parameters": planned.trainable_parameters,
         }
-        if state == "C":
+        if state in "CB":
             seconds["score"] = 2.4
-            result["score"] = self.score(quality, self.config.objective.subset).model_dump(mode="json")
+            result |= self._scored(quality, 0 if state == "B" else None)
         attempt = self._attempt(run, trial.number, seconds, outcome)
         write_json(run.result, {"attempt": attempt, **result, "seconds": seconds})
         self._tell(trial, planned, result, sum(seconds.values()), state)
@@ -159,8 +156,8 @@ class MadeStudy:
             self.study.report(trial, float(fraction), bits)
         attributes = notes.attributes(f"{trial.number:03d}", planned, result, seconds)
         self.study.annotate(trial, attributes, notes.note(trial.params, trial.prior, planned, result, []))
-        if state == "C":
-            self.study.complete(trial, result["score"]["prompt_strict"]["value"])
+        if state in "CB":
+            self.study.complete(trial, result["value"])
         elif state == "P":
             self.study.prune(trial)
         else:
@@ -250,3 +247,9 @@ def _files() -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     tiny.write_study(folder)
     return folder
+
+
+def record(number: int, value: float | None, state: str = "complete", **more: Any) -> TrialRecord:
+    """A trial as the database gives it, with what `more` says."""
+    facts = {"params": {}, "user_attrs": {}, "rungs": {}, "constraints": {}, "started": None, "ended": None}
+    return TrialRecord(number=number, trial_id=number + 1, state=state, value=value, **{**facts, **more})  # type: ignore[arg-type]

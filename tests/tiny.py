@@ -132,6 +132,7 @@ rows = 8
 [objective]
 prompts = "prompts.jsonl"
 subset = 8
+stages = [2, 4]
 max_new_tokens = 8
 batch_size = 8
 

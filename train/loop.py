@@ -30,7 +30,7 @@ import transformers
 from train.checkpoint import Checkpoint, Position, newest, save
 from train.data import splits as data
 from train.data.splits import Splits
-from train.dpo import dpo_trainer
+from train.forecast import Forecast
 from train.model import (
     LoadedBase,
     adapter_parameters,
@@ -43,8 +43,10 @@ from train.model import (
     untouched,
     write_adapter,
 )
+from train.phases import PhaseSeconds
+from train.planning.plan import facts_of_config, speed_of, step_seconds
 from train.probe import bits_per_byte
-from train.recipe import Recipe
+from train.recipe import Recipe, RecipeError
 from train.rundir import RunDir, fsync_folder
 from train.sft import sft_trainer
 from train.stage import OutOfMemory, Stage, TrainingFailed, stages
@@ -101,7 +103,7 @@ def train(
         gc.collect()  # what an earlier call that failed left behind
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    seconds = _Seconds()
+    seconds = PhaseSeconds()
     with seconds.phase("data"):
         splits = splits or data.splits(recipe, base.tokenizer, base.context)
     sources = {name: asdict(use) for name, use in splits.facts.items()}
@@ -130,7 +132,7 @@ class _Attempt:
     watch: Watch
     due: Mapping[int, list[float]]  # rungs by step
     checkpoint_every_s: float
-    seconds: _Seconds
+    seconds: PhaseSeconds
     checkpoint: Checkpoint | None
     outcome: Outcome | None = None
     model: Any = None
@@ -139,6 +141,7 @@ class _Attempt:
         self.position = self.checkpoint.position if self.checkpoint else Position()
         self.earlier_s = self.position.seconds
         self.saved_at = time.monotonic()
+        self.forecast = Forecast(self.recipe, _planned_step_s(self.recipe, self.base))
 
     def go(self) -> None:
         """Make the steps that are left, and the adapter's files."""
@@ -172,7 +175,7 @@ class _Attempt:
         """The trainer of `stage` from here on; within a stage, with its optimizer and random states as they were."""
         start = self.position.step
         begun = self.checkpoint if start > stage.first else None
-        make, rows = (sft_trainer, self.splits.sft) if stage.name == "sft" else (dpo_trainer, self.splits.dpo)
+        make, rows = self._stage(stage)
         if begun and stage.name == "dpo":
             set_adapter_tensors(self.model, begun.reference())  # which the trainer copies
         trainer = make(self.recipe, stage, start, self.base, self.model, rows, str(self.run.path))
@@ -180,6 +183,13 @@ class _Attempt:
             set_adapter_tensors(self.model, begun.adapter())
         trainer.add_callback(_EachStep(self, stage, begun))
         return trainer
+
+    def _stage(self, stage: Stage) -> tuple[Any, Any]:
+        if stage.name == "sft":
+            return sft_trainer, self.splits.sft
+        from train.dpo import dpo_trainer  # not before it is needed: TRL's trainer takes a while to import
+
+        return dpo_trainer, self.splits.dpo
 
     def stepped(self, facts: StepFacts, optimizer: Any) -> None:
         """Record a step; then checkpoint, probe and ask, as is due."""
@@ -246,9 +256,12 @@ class _Attempt:
     def out_of_memory(self, error: torch.OutOfMemoryError) -> OutOfMemory:
         """What to say, and to do, about `error`."""
         recipe, reason = self.recipe, str(error).split(". ")[0]
+        less = "" if recipe.gradient_checkpointing else ", or set gradient_checkpointing = true"
+        less = f", or uncheckpointed_layers ({recipe.uncheckpointed_layers})" if recipe.uncheckpointed_layers else less
+        chosen = "; where the plan chose what is checkpointed, lower memory_gib" if less else ""
         return OutOfMemory(
             f"out of memory after step {self.position.step} of {recipe.steps} ({reason}): lower micro_batch_size "
-            f"({recipe.micro_batch_size}) or max_length ({recipe.max_length}), or set gradient_checkpointing = true"
+            f"({recipe.micro_batch_size}) or max_length ({recipe.max_length}){less}{chosen}"
         )
 
     def trained(self) -> Trained:
@@ -273,11 +286,13 @@ class _EachStep(transformers.TrainerCallback):  # type: ignore[misc]
     def __init__(self, attempt: _Attempt, stage: Stage, resumed: Checkpoint | None) -> None:
         self.attempt, self.stage, self.resumed = attempt, stage, resumed
         self.start, self.tokens_before = attempt.position.step, attempt.position.tokens
+        self.ready = time.monotonic()
 
     def on_train_begin(self, *_: Any, optimizer: Any, model: Any, **__: Any) -> None:
         # Only now: accelerate has taken the optimizer's state out and put it in again, which unpages paged tensors.
         if self.resumed:
             self.resumed.restore_optimizer(optimizer, adapter_parameters(model))
+        self.ready = time.monotonic()
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         if self.resumed:
@@ -288,40 +303,21 @@ class _EachStep(transformers.TrainerCallback):  # type: ignore[misc]
         state.log_history.clear()
         if "loss" not in logs:  # the summary at the end
             return
+        step, took = self.start + state.global_step, time.monotonic() - self.ready
         facts = StepFacts(
             stage=self.stage.name,
-            step=self.start + state.global_step,
+            step=step,
             loss=logs["loss"],
             learning_rate=logs["learning_rate"],
             grad_norm=logs["grad_norm"],
             seconds=self.attempt.elapsed_s(),
             tokens=self.tokens_before + int(logs["num_tokens"]),
+            left_s=self.attempt.forecast.left_s(self.stage.name, step, took),
         )
         self.attempt.stepped(facts, optimizer)
+        self.ready = time.monotonic()
         if self.attempt.outcome is not None:
             control.should_training_stop = True
-
-
-class _Seconds:
-    """Seconds by phase. A phase inside another counts for itself alone."""
-
-    def __init__(self) -> None:
-        self.by_phase = dict.fromkeys(("data", "train", "probe", "save"), 0.0)
-        self._begun = time.monotonic()
-
-    def total(self) -> float:
-        """Seconds since this object was made."""
-        return time.monotonic() - self._begun
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Count the seconds of the block."""
-        begun, before = time.monotonic(), sum(self.by_phase.values())
-        try:
-            yield
-        finally:
-            within = sum(self.by_phase.values()) - before
-            self.by_phase[name] += time.monotonic() - begun - within
 
 
 def save_adapter(model: Any, run: RunDir) -> None:
@@ -337,6 +333,17 @@ def save_adapter(model: Any, run: RunDir) -> None:
     shutil.rmtree(run.adapter, ignore_errors=True)  # of an attempt that ended before its result was written
     os.replace(staged, run.adapter)
     fsync_folder(run.path)
+
+
+def _planned_step_s(recipe: Recipe, base: LoadedBase) -> float | None:
+    """The plan's estimate of a step on this card, where its speed and the model's sizes are known."""
+    speed = speed_of(torch.cuda.get_device_name(base.device)) if base.device.type == "cuda" else None
+    if speed is None:
+        return None
+    try:
+        return step_seconds(recipe, facts_of_config(base.model.config.to_dict()), speed).step
+    except RecipeError:
+        return None  # an architecture whose sizes the plan cannot read off its configuration
 
 
 def _peak_memory_bytes(device: torch.device) -> int:

@@ -57,8 +57,8 @@ class LoadedBase:
         return nullcontext()
 
 
-def load_base(base: Base, threads: int, device: str) -> LoadedBase:
-    """Load `base` in NF4 with double quantization on `device` ("cpu" or "cuda").
+def load_base(base: Base, threads: int, device: str, *, quantize: bool = True) -> LoadedBase:
+    """Load `base` in NF4 with double quantization on `device` ("cpu" or "cuda"); without `quantize`, in COMPUTE_DTYPE.
 
     Sets the process's threads and switches deterministic algorithms on. Raises RecipeError where the model cannot be
     had, is incomplete, is not what was pinned, or there is no such device.
@@ -69,7 +69,7 @@ def load_base(base: Base, threads: int, device: str) -> LoadedBase:
     assert facts.folder is not None
     try:
         tokenizer = _load_tokenizer(facts.folder)
-        model = _load_model(facts.folder, device)
+        model = _load_model(facts.folder, device, quantize)
     except RecipeError:
         raise
     except Exception as error:  # the loaders raise whatever their files, formats and devices do
@@ -111,16 +111,17 @@ def _load_tokenizer(folder: str) -> Any:
     return loader.from_pretrained(folder, trust_remote_code=False)
 
 
-def _load_model(folder: str, device: str) -> Any:
+def _load_model(folder: str, device: str, quantize: bool) -> Any:
     dtype = COMPUTE_DTYPE[device]
+    nf4 = transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
         folder,
-        quantization_config=transformers.BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
-        ),
+        **({"quantization_config": nf4} if quantize else {}),
         dtype=dtype,
         attn_implementation="sdpa",  # eager attention keeps a matrix of length x length for each head
         device_map={"": 0 if device == "cuda" else device},

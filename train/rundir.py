@@ -3,7 +3,7 @@
 Its files are the only interface between the service and the process that trains:
 
     service writes   recipe.json, job.json (the attempt and what is asked), lease.json, verdict.json, stop.json
-    worker writes    events.jsonl (append-only), result.json, checkpoints/, adapter/, samples.jsonl
+    worker writes    events.jsonl (append-only), result.json, checkpoints/, adapter/, answers-N.jsonl, samples.jsonl
 
 JSON files are replaced atomically, so a reader sees the old or the new one, never half of one. The last line of
 events.jsonl may be torn by a kill; readers leave it out.
@@ -113,6 +113,14 @@ class RunDir:
     def samples(self) -> Path:
         """One JSON line a scored prompt: key, prompt, response and verdicts."""
         return self.path / "samples.jsonl"
+
+    def answers(self, stage: int) -> Path:
+        """The answers of one stage of scoring, batch by batch, for as long as scoring is not done."""
+        return self.path / f"answers-{stage}.jsonl"
+
+    def kept_answers(self) -> list[Path]:
+        """The files of answers that are there now. Once scoring is done, samples.jsonl has what is in them."""
+        return sorted(self.path.glob("answers-*.jsonl"))
 
     @property
     def checkpoints(self) -> Path:

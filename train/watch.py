@@ -10,7 +10,8 @@ from typing import Protocol
 class StepFacts:
     """One optimizer step. `step` counts from 1 over the whole run; `loss` is the stage's own (nats a token, or DPO's).
 
-    `seconds` and `tokens` are the run's so far: process seconds without downtime, and tokens without padding.
+    `seconds` and `tokens` are the run's so far: process seconds without downtime, and tokens without padding. `left_s`
+    forecasts the seconds of training that are left (see train.forecast), None while nothing is known of them.
     """
 
     stage: str
@@ -20,6 +21,7 @@ class StepFacts:
     grad_norm: float
     seconds: float
     tokens: int
+    left_s: float | None = None
 
 
 class Watch(Protocol):

@@ -1,103 +1,28 @@
-"""Greedy generation: equal to transformers' own token for token, rows that leave, ends as the template teaches them."""
+"""Answers: prompts templated once, ends as the template teaches them, decided answers, memory, no trace left."""
 
 from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-import bitsandbytes as bnb
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from tiny_generation import NEW, PROMPTS, quantized, rows_of, with_adapter
 from transformers import (
-    AutoModelForCausalLM,
-    GenerationConfig,
-    GPT2Config,
     LlamaForCausalLM,
-    MistralConfig,
     PreTrainedTokenizerFast,
-    Qwen2Config,
 )
 
-from objectives.generate import Decoding, Generator, decode, end_tokens, evaluating
+from objectives.answers import AnswerLog
+from objectives.decoding import EVERY, decode
+from objectives.generate import Generator, end_tokens
+from objectives.inference import evaluating
+from objectives.plain import plainly
 from objectives.score import ObjectiveError
-
-PROMPTS = [
-    "write a note",
-    "name three birds",
-    "the river and the old bridge, then three birds",
-    "x",
-    "write",
-    "a b c d e",
-]
-NEW = 24
-MANY_ENDS = frozenset(range(0, 320, 9))  # so that rows of a random model end here and there
-
-
-def rows_of(generator: Generator) -> list[list[int]]:
-    return generator.encode(PROMPTS)
-
-
-def by_transformers(model: Any, rows: list[list[int]], ends: frozenset[int], new: int) -> list[list[int]]:
-    """What model.generate gives, each row cut behind its end token."""
-    width = max(map(len, rows))
-    ids = torch.tensor([[0] * (width - len(row)) + row for row in rows])
-    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
-    config = GenerationConfig(
-        max_new_tokens=new, do_sample=False, pad_token_id=0, eos_token_id=sorted(ends), use_cache=True
-    )
-    with evaluating(model):
-        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)[:, width:].tolist()
-    return [cut(row, ends) for row in out]
-
-
-def cut(row: list[int], ends: frozenset[int]) -> list[int]:
-    return next((row[: i + 1] for i, token in enumerate(row) if token in ends), row)
-
-
-def tiny(architecture: str) -> Any:
-    """A random model of another architecture: biases, sliding windows, learned positions."""
-    shape = {"vocab_size": 320, "max_position_embeddings": 256, "initializer_range": 0.4}
-    llama_like = {
-        **shape,
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-    }
-    configs = {
-        "qwen2": lambda: Qwen2Config(**llama_like),
-        "mistral-window-8": lambda: MistralConfig(**llama_like, sliding_window=8),
-        "gpt2": lambda: GPT2Config(
-            vocab_size=320, n_positions=256, n_embd=32, n_layer=2, n_head=4, initializer_range=0.4, eos_token_id=1
-        ),
-    }
-    torch.manual_seed(1)
-    return AutoModelForCausalLM.from_config(configs[architecture]())
-
-
-def quantized(model: LlamaForCausalLM) -> LlamaForCausalLM:
-    """The model with its decoder's linear layers in NF4, double quantization."""
-    for name, module in list(model.model.named_modules()):
-        if isinstance(module, torch.nn.Linear):
-            packed = bnb.nn.Linear4bit(
-                module.in_features, module.out_features, bias=False, compute_dtype=torch.float32, quant_type="nf4"
-            )
-            packed.weight = bnb.nn.Params4bit(module.weight.data, requires_grad=False, quant_type="nf4")
-            packed.to("cpu")  # quantizes
-            packed.support_avx512bf16_for_cpu = False  # else the first evaluation repacks the weights for good
-            model.model.set_submodule(name, packed)
-    return model
-
-
-def with_adapter(model: Any) -> Any:
-    torch.manual_seed(2)
-    return get_peft_model(
-        model, LoraConfig(r=4, lora_dropout=0.5, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
-    )
 
 
 @pytest.fixture
@@ -105,64 +30,108 @@ def generator(llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Ge
     return Generator(llama, tokenizer, None, NEW, 3)
 
 
-# ---- equal to transformers
+# ---- answers that are decided
 
 
-@pytest.mark.parametrize("ends", [frozenset(), MANY_ENDS], ids=["no row ends", "rows end"])
-def test_a_batch_equals_transformers_generate(
-    llama: LlamaForCausalLM, generator: Generator, ends: frozenset[int]
+def test_a_decided_answer_ends_at_once_and_the_others_go_on(generator: Generator) -> None:
+    generator.max_new_tokens = 60
+    whole = generator(PROMPTS)
+    made = generator(PROMPTS, stop=[lambda text, i=i: i in (1, 4) and len(text) > 30 for i in range(len(PROMPTS))])
+    assert [answer.decided for answer in made] == [False, True, False, False, True, False]
+    for i, answer in enumerate(made):
+        if not answer.decided:
+            assert answer == whole[i]
+        else:
+            assert whole[i].text.startswith(answer.text)
+            assert len(answer.text) > 30
+            assert (answer.tokens % EVERY, answer.capped) == (0, False)
+
+
+def test_stop_sees_beginnings_of_the_answer_without_half_a_character(generator: Generator) -> None:
+    generator.max_new_tokens = 70
+    seen: list[list[str]] = [[] for _ in PROMPTS]
+
+    def looks(i: int) -> Callable[[str], bool]:
+        return lambda text: bool(seen[i].append(text))
+
+    made = generator(PROMPTS, stop=[looks(i) for i in range(len(PROMPTS))])
+    assert [len(texts) for texts in seen] == [answer.tokens // EVERY for answer in made]
+    assert all(answer.text.startswith(text) for answer, texts in zip(made, seen, strict=True) for text in texts)
+    assert not any(text.endswith("\ufffd") for texts in seen for text in texts)
+
+
+# ---- memory
+
+
+def cramped(model: Any, rows: int, fail: Callable[[], object]) -> None:
+    """Have `model` fail where more than `rows` of them are computed at once."""
+
+    def check(_: Any, __: Any, given: dict[str, Any]) -> None:
+        if len(given["input_ids"]) > rows:
+            fail()
+
+    model.register_forward_pre_hook(check, with_kwargs=True)
+
+
+def too_large() -> None:
+    torch.empty(2**50)
+
+
+def out_on_cuda() -> None:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+
+@pytest.mark.parametrize("fail", [too_large, out_on_cuda])
+def test_out_of_memory_halves_the_batch_and_says_so(
+    llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fail: Callable[[], None], tmp_path: Path
 ) -> None:
-    rows = rows_of(generator)
+    expected = Generator(llama, tokenizer, None, NEW, 2)(PROMPTS)
+    cramped(llama, 3, fail)  # the try on three prompts fits
+    generator = Generator(llama, tokenizer, None, NEW, 4)
+    assert not generator.halved
+    assert generator(PROMPTS, log=AnswerLog(tmp_path / "log", {})) == expected
+    assert generator.halved
+    resumed = Generator(llama, tokenizer, None, NEW, 4)
+    assert resumed(PROMPTS, log=AnswerLog(tmp_path / "log", {})) == expected
+    assert resumed.halved
+
+
+def test_out_of_memory_with_half_the_batch_is_refused(
+    llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    Generator(llama, tokenizer, None, NEW, 1)(PROMPTS)
+    cramped(llama, 1, too_large)
+    with pytest.raises(ObjectiveError, match=r"memory ran out while 2 prompts .* set batch_size to 1 or lower"):
+        Generator(llama, tokenizer, None, NEW, 4)(PROMPTS)
+
+
+def test_other_failures_are_what_they_were_and_leave_the_model_as_it_was(
+    llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    llama.train()
+    cramped(llama, 0, lambda: torch.zeros(2, 3) @ torch.zeros(2, 3))
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        Generator(llama, tokenizer, None, NEW, 1)(PROMPTS)
+    assert llama.training
+
+
+# ---- the try at the start
+
+
+def test_where_ours_differs_from_transformers_generate_theirs_is_used(
+    llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    generator = Generator(llama, tokenizer, None, NEW, 2)
+    rows = generator.encode(PROMPTS)
     with evaluating(llama):
-        ours = decode(llama, rows, ends, NEW)
-    assert ours == by_transformers(llama, rows, ends, NEW)
-    assert len({tuple(row) for row in ours}) == len(rows)
-    if ends:
-        assert len({len(row) for row in ours}) > 2  # rows did leave at different times
-
-
-@pytest.mark.parametrize("architecture", ["qwen2", "mistral-window-8", "gpt2"])
-def test_other_architectures_equal_transformers_generate(
-    architecture: str, generator: Generator, one_thread: None
-) -> None:
-    model = tiny(architecture)
-    rows = rows_of(generator)
-    with evaluating(model):
-        ours = decode(model, rows, MANY_ENDS, NEW)
-    assert ours == by_transformers(model, rows, MANY_ENDS, NEW)
-
-
-def test_four_bit_weights_under_an_adapter_equal_transformers_generate(
-    llama: LlamaForCausalLM, generator: Generator
-) -> None:
-    model = with_adapter(quantized(llama))
-    rows = rows_of(generator)
-    with evaluating(model):
-        ours = decode(model, rows, MANY_ENDS, NEW)
-    assert ours == by_transformers(model, rows, MANY_ENDS, NEW)
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 4, 6, 100])
-def test_answers_do_not_depend_on_the_batch_in_float32(
-    llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, generator: Generator, batch_size: int
-) -> None:
-    assert Generator(llama, tokenizer, None, NEW, batch_size)(PROMPTS) == generator(PROMPTS)
-
-
-def test_rows_that_leave_do_not_disturb_the_others(llama: LlamaForCausalLM, generator: Generator) -> None:
-    rows = rows_of(generator)
+        first = decode(llama, rows, generator.end_tokens, 1)
+    llama.generation_config.suppress_tokens = sorted({token for row in first for token in row})
+    with pytest.warns(UserWarning, match=r"made by model.generate, which is slower: token 1 after a prompt of"):
+        made = generator(PROMPTS)
     with evaluating(llama):
-        alone = [decode(llama, [row], MANY_ENDS, NEW)[0] for row in rows]
-        assert decode(llama, rows, MANY_ENDS, NEW) == alone
-
-
-def test_decoding_goes_on_with_the_rows_that_are_kept(llama: LlamaForCausalLM, generator: Generator) -> None:
-    with evaluating(llama):
-        batch = Decoding(llama, rows_of(generator))
-        assert batch.step().shape == (6,)
-        batch.keep([1, 4])
-        assert batch.step().shape == (2,)
-        assert {layer.keys.shape[0] for layer in batch._cache.layers} == {2}
+        theirs = plainly(llama, rows, generator.end_tokens, NEW)[0]
+    assert [answer.tokens for answer in made] == list(map(len, theirs))
+    assert made[0].text == tokenizer.decode(theirs[0], skip_special_tokens=True)
 
 
 # ---- answers

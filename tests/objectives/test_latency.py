@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from objectives.latency import Spread, measure_latency, size
+from objectives.latency import Arm, Spread, interleaved, longest_prompt, measure_latency, size
 from objectives.score import ObjectiveError
 
 
@@ -21,7 +21,8 @@ def test_times_are_those_of_the_clock(llama: LlamaForCausalLM, tokenizer: PreTra
     assert latency.first_token_s == Spread(p50=2.0, p95=2.0)
     assert latency.per_token_s == Spread(p50=3.0, p95=3.0)
     assert latency.tokens_per_s == Spread(p50=4 / 11, p95=4 / 11)
-    assert (latency.device, latency.prompt_tokens, latency.new_tokens, latency.runs) == ("cpu", 7, 4, 3)
+    assert (latency.prompt_tokens, latency.new_tokens, latency.runs) == (7, 4, 3)
+    assert latency.device.startswith("cpu")
     assert next(readings, None) is None  # warm-ups were run, and not counted
 
 
@@ -42,6 +43,43 @@ def test_the_model_reads_and_writes_as_many_tokens_as_asked(
 def test_more_tokens_than_positions_are_refused(llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ObjectiveError, match="exceeds the model's 256 positions"):
         measure_latency(llama, tokenizer, prompt_tokens=250, new_tokens=16, runs=1, warmups=0)
+
+
+def test_several_are_measured_by_turns_and_the_base_without_its_adapter(
+    llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    tuned = get_peft_model(llama, LoraConfig(r=4, target_modules=["q_proj"]))
+    seen: list[bool] = []
+    layer = tuned.get_base_model().model.layers[0].self_attn.q_proj
+    layer.register_forward_hook(lambda *_: seen.append(layer.disable_adapters))
+    readings = itertools.chain.from_iterable((10.0 * run, 10.0 * run + 1 + run % 2, 10.0 * run + 3) for run in range(8))
+    base, adapted = interleaved(
+        [Arm(tuned, tokenizer, tuned.disable_adapter), Arm(tuned, tokenizer)],
+        5,
+        2,
+        runs=3,
+        warmups=1,
+        clock=lambda: next(readings),
+    )
+    assert seen == [True, True, False, False] * 4
+    assert base.first_token_s == Spread(p50=1.0, p95=1.0)
+    assert adapted.first_token_s == Spread(p50=2.0, p95=2.0)
+    assert base.runs == adapted.runs == 3
+
+
+def test_the_95th_percentile_is_that_of_the_slow_runs(
+    llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    readings = itertools.chain.from_iterable((100.0 * run, 100.0 * run + 1, 100.0 * run + 2 + run) for run in range(3))
+    latency = measure_latency(llama, tokenizer, 7, 4, runs=3, warmups=0, clock=lambda: next(readings))
+    assert latency.tokens_per_s.p50 == 4 / 3
+    assert latency.tokens_per_s.p95 == pytest.approx(1 + 0.1 * (4 / 3 - 1))
+    assert latency.per_token_s.p95 == pytest.approx(1 - 0.1 / 3)
+    assert Spread.of_rates([2.0, 1.0, 3.0]).p95 == pytest.approx(1.1)
+
+
+def test_the_longest_prompt_leaves_room_for_the_answer(llama: LlamaForCausalLM) -> None:
+    assert longest_prompt(llama, 100) == 156
 
 
 def test_spread_interpolates_between_runs() -> None:

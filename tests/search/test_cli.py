@@ -16,7 +16,20 @@ from typer.testing import CliRunner, Result
 from search import home, service
 from search.cli import GO_ON, app
 
-COMMANDS = ["rehearse", "init", "plan", "start", "status", "stop", "dashboard", "freeze", "report"]
+COMMANDS = [
+    "rehearse",
+    "init",
+    "plan",
+    "start",
+    "status",
+    "stop",
+    "dashboard",
+    "freeze",
+    "report",
+    "score",
+    "latency",
+    "compare",
+]
 HEAVY = {"torch", "transformers", "optuna", "optuna_dashboard", "sqlalchemy", "matplotlib", "datasets", "lm_eval"}
 NIGHTSHIFT = [sys.executable, "-m", "search.cli"]
 

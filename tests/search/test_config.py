@@ -76,6 +76,9 @@ def write(folder: Path, *edits: tuple[str, str], text: str | None = None) -> Pat
     return path
 
 
+PROMPTS = 'prompts = "prompts.jsonl"'
+
+
 def problems(path: Path) -> list[str]:
     """The lines of the ConfigError, without the folder."""
     with pytest.raises(ConfigError) as caught:
@@ -119,6 +122,17 @@ def test_a_copy_in_another_folder_means_the_same(tmp_path: Path) -> None:
     again = config.load(copy)
     assert again.model_dump(exclude={"path", "text"}) == original.model_dump(exclude={"path", "text"})
     assert again.portable_text == again.text
+
+
+@pytest.mark.parametrize(
+    ("asked", "stages"),
+    [("", (24, 48)), ("subset = 40", (24,)), ("subset = 8", ()), ("stages = [8]", (8,)), ("stages = []", ())],
+)
+def test_stages_that_nobody_gave_are_those_below_the_subset(
+    tmp_path: Path, asked: str, stages: tuple[int, ...]
+) -> None:
+    read = config.load(write(tmp_path, (PROMPTS, f"{PROMPTS}\n{asked}")))
+    assert read.objective.stages == stages
 
 
 def test_every_error_is_told_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
@@ -170,6 +184,12 @@ BAD = [
     ('use = "preference"', 'use = "dpo"', "[[data]] pairs use: it is \"dpo\"; it must be 'sft' or 'preference'"),
     ('prompts = "prompts.jsonl"', "", "[objective] prompts: it is missing"),
     ('prompts = "prompts.jsonl"', 'prompts = "p"\nsubset = 0', "[objective] subset: it is 0; it must be at least 1"),
+    (PROMPTS, PROMPTS + "\nstages = [48, 24]", "[objective] stages: stages must rise from 1 or more on, like"),
+    (PROMPTS, PROMPTS + "\nstages = [24, 64]", "stages: every stage must be below subset, which is 64; 64 is not"),
+    (PROMPTS, PROMPTS + "\nstages = [0]", "[objective] stages: stages must rise from 1 or more on, like"),
+    (PROMPTS, PROMPTS + "\nstages = 24", "[objective] stages: it is 24; it must be a list"),
+    (PROMPTS, PROMPTS + "\nerror_rate = 1.0", "[objective] error_rate: it is 1.0; it must be above 0 and below 1"),
+    (PROMPTS, PROMPTS + "\ndecided_rows = 1", "[objective] decided_rows: it is 1; it must be true or false"),
     ("examples = 1600", "", "[recipe]: examples is missing"),
     ("examples = 1600", "examples = 12", "[space] batch_size: a batch of 16 is more than all 12 examples of a trial"),
     ("micro_batch_size = 4", "micro_batch_size = 3", "[space] batch_size: 8 is no multiple of micro_batch_size, which"),

@@ -17,7 +17,6 @@ from objectives.score import ObjectiveError
 from search import freeze
 from search.errors import FreezeDiffers, NothingToFreeze, SearchError
 from storage.db import StorageError
-from storage.records import TrialRecord
 from train.recipe import Recipe, RecipeError
 from train.rundir import RunDir
 
@@ -74,29 +73,10 @@ def test_every_value_says_where_it_comes_from(study: tuple[Any, Path]) -> None:
 
 
 def test_a_prior_is_named_only_for_what_it_gave(made: made_study.MadeStudy) -> None:
-    record = record_of(0, 0.5, user_attrs={"prior": "middle"}, params={"rank": 4, "weight.chat": 0.3})
+    record = made_study.record(0, 0.5, user_attrs={"prior": "middle"}, params={"rank": 4, "weight.chat": 0.3})
     values = freeze.origins(made.config, record)
     assert values["rank"] == "searched, one of 2, 4, 8; this one from the prior middle"
     assert values["weight.chat"] == "searched, 0 to 1"
-
-
-def record_of(number: int, value: float | None, state: str = "complete", **more: Any) -> TrialRecord:
-    facts = {"params": {}, "user_attrs": {}, "rungs": {}, "constraints": {}, "started": None, "ended": None}
-    return TrialRecord(number=number, trial_id=number + 1, state=state, value=value, **{**facts, **more})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("records", "best"),
-    [
-        ([], None),
-        ([record_of(0, 0.9, "pruned"), record_of(1, 0.1)], 1),
-        ([record_of(0, 0.2), record_of(1, 0.7), record_of(2, 0.7)], 1),
-        ([record_of(0, 0.0), record_of(1, None, "failed")], 0),
-    ],
-)
-def test_the_highest_score_wins_and_of_equals_the_first(records: list[TrialRecord], best: int | None) -> None:
-    found = freeze.best_of(records)
-    assert (found.number if found else None) == best
 
 
 def test_freezing_twice_gives_the_same_file(study: tuple[Any, Path]) -> None:
@@ -111,6 +91,22 @@ def test_check_agrees_with_what_was_just_frozen(study: tuple[Any, Path]) -> None
     config, folder = study
     freeze.freeze(config, folder)
     freeze.check(config, folder)
+
+
+def test_more_trials_change_nothing_as_long_as_the_best_is_the_same(study: tuple[Any, Path]) -> None:
+    config, folder = study
+    path = freeze.freeze(config, folder)
+    frozen = freeze.constant(path)
+    frozen["origin"]["trials"] = {"complete": 2}
+    path.write_text(freeze.render(frozen))
+    freeze.check(config, folder)
+
+
+def test_a_trial_that_was_ended_as_behind_is_never_the_best(tmp_path: Path) -> None:
+    file = made_study.write_study_file(tmp_path)
+    made = made_study.MadeStudy(file, tmp_path / "studies" / "tiny", states="PB")
+    with pytest.raises(NothingToFreeze, match=r"\(1 complete, 1 pruned\)"):
+        freeze.freeze(made.config, made.folder)
 
 
 def test_check_names_every_difference(study: tuple[Any, Path]) -> None:

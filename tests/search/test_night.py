@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import tiny
 
+from objectives import ifeval, subset
 from search import config, loop, view
 from search.errors import StudyBusy, StudyChanged
 from search.launcher import end_orphan
@@ -39,11 +40,48 @@ def ledger(folder: Path) -> Ledger:
     return Ledger(db.read_only_engine(folder / "study.db"))
 
 
-def test_a_study_runs_to_its_end_and_says_what_it_did(study_file: Path, tmp_path: Path) -> None:
+WATCHED = """
+import os, sys
+log = os.open({log!r}, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+def note(event, arguments):
+    if event == "open" and isinstance(arguments[0], str):
+        os.write(log, (os.path.realpath(arguments[0]) + "\\n").encode())
+sys.addaudithook(note)
+"""
+
+
+@pytest.fixture
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where every process that is started from now on notes the files that it opens."""
+    log, folder = tmp_path / "opened", tmp_path / "site"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(WATCHED.format(log=str(log)))
+    monkeypatch.setenv("PYTHONPATH", str(folder), prepend=os.pathsep)
+    return log
+
+
+def test_a_study_runs_to_its_end_and_says_what_it_did(study_file: Path, tmp_path: Path, opened: Path) -> None:
     seen: list[view.StudyView] = []
     folder = tmp_path / "studies" / "tiny"
+    prompts = study_file.with_name("prompts.jsonl")
 
-    assert work(study_file, folder, seen.append) == "all 4 trials are done"
+    def watch(study: view.StudyView) -> None:
+        if not seen:
+            prompts.rename(prompts.with_name("away"))  # both halves: nothing that trials do needs them
+        seen.append(study)
+
+    try:
+        assert work(study_file, folder, watch) == "all 4 trials are done"
+    finally:
+        prompts.with_name("away").rename(prompts)
+    worker_opened = set(opened.read_text().splitlines())
+    assert str(folder / "prompts.jsonl") in worker_opened
+    assert not worker_opened & {str(prompts), str(prompts.with_name("away"))}
+    half = ifeval.load_prompts(folder / "prompts.jsonl")
+    assert half == subset.halves(ifeval.load_prompts(prompts))[0]
+    jobs = [path.read_text() for path in (folder / "runs").glob("*/job.json")]
+    assert len(jobs) == 5
+    assert all(str(prompts) not in job and str(folder / "prompts.jsonl") in job for job in jobs)
 
     study = view.read(folder)
     assert [t.number for t in study.trials] == [0, 1, 2, 3]
@@ -67,9 +105,16 @@ def test_a_study_runs_to_its_end_and_says_what_it_did(study_file: Path, tmp_path
         assert result is not None
         assert result["trainable_parameters"] > 0
         if trial.state == "complete":
-            assert trial.score is not None
-            assert result["score"]["prompt_strict"]["value"] == trial.score.value
-            assert len(result["score"]["verdicts"]) == 8
+            assert result["value"] == trial.value
+            assert len(result["score"]["verdicts"]) == result["race"]["asked"] == trial.asked
+            assert result["race"]["behind"] == trial.behind
+            assert ledger(folder).attempts(trial.number)[-1].tokens == {"score": result["score"]["tokens"]}
+            assert (trial.asked == 8) == (trial.behind is None) == (trial.score is not None)
+            job = read_json(RunDir(folder / "runs" / f"{trial.number:03d}").job)
+            assert job is not None
+            before = [t.number for t in study.trials[: trial.number] if t.state == "complete"]
+            assert list(map(int, job["objective"]["earlier"])) == before
+        assert not RunDir(folder / "runs" / f"{trial.number:03d}").kept_answers()
     # nothing is left to do: a second start says so and changes nothing
     assert work(study_file, folder) == "all 4 trials are done"
     assert view.read(folder).trials == study.trials

@@ -1,15 +1,17 @@
-"""`nightshift plan`: what a study will cost, without its model, its data or a network."""
+"""`nightshift plan`: what a study or a recipe will cost, without its model, its data or a network."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import made_study
 import pytest
 from typer.testing import CliRunner, Result
 
-from search import home
+from search import freeze, home
 from search.cli import app
+from train.rundir import RunDir
 
 BASES = ("meta-llama/Llama-3.1-8B", "mistralai/Mistral-7B-v0.3", "Qwen/Qwen2.5-7B")
 
@@ -51,10 +53,9 @@ def test_json_has_every_number_for_each_base_model(study: str) -> None:
     plans = json.loads(answer.stdout)
     assert [each["base"] for each in plans] == list(BASES)
     for each in plans:
-        peaks = [one["plan"]["peak_bytes"] for one in each["recipes"]]
-        corners = [one["plan"]["peak_bytes"] for one in each["corners"]]
-        assert peaks[0] == min(peaks + corners)
-        assert peaks[-1] == max(peaks + corners)
+        costs = [one["plan"]["trainable_parameters"] for one in each["recipes"]]
+        assert costs[0] == min(costs)
+        assert costs[-1] == max(costs)
         assert each["limit_bytes"] == 12 * 2**30
         for one in each["recipes"]:
             assert one["fits"] == (one["plan"]["peak_bytes"] <= each["limit_bytes"])
@@ -62,7 +63,36 @@ def test_json_has_every_number_for_each_base_model(study: str) -> None:
         named = {one["name"]: one for one in each["recipes"]}
         assert named["qlora-paper"]["recipe"]["rank"] == 64
         assert named["qlora-paper"]["fits"]
-        assert named["qlora-paper"]["largest"]["micro_batch_size"] >= 4
+        assert named["qlora-paper"]["largest"]["max_length"] >= 512
+        assert each["scoring"]["seconds_at_most"]["total"] > 0
+        assert each["scoring"]["measured_seconds"] == []
+
+
+def test_the_plan_keeps_the_activations_of_as_many_layers_as_fit(study: str) -> None:
+    def kept(gib: str) -> dict[str, int]:
+        plans = json.loads(nightshift("plan", study, "--memory", gib, "--json").stdout)
+        assert all(one["fits"] for one in plans[0]["recipes"])
+        return {
+            one["name"]: one["recipe"]["uncheckpointed_layers"] if one["recipe"]["gradient_checkpointing"] else 28
+            for one in plans[0]["recipes"]
+        }
+
+    small, large, all_there_is = kept("11.5"), kept("16"), kept("80")
+    assert small["cheapest"] == 28
+    assert small["dearest"] == 0
+    assert all(small[name] <= large[name] for name in small)
+    assert small["qlora-paper"] < large["qlora-paper"]
+    assert set(all_there_is.values()) == {28}
+
+
+def test_without_a_choice_the_cheapest_and_the_dearest_are_the_ends_of_the_memory(study: str) -> None:
+    text = Path(study).read_text(encoding="utf-8")
+    Path(study).write_text(text.replace('gradient_checkpointing = "auto"', "gradient_checkpointing = true"), "utf-8")
+    plans = json.loads(nightshift("plan", study, "--json").stdout)
+    peaks = [one["plan"]["peak_bytes"] for one in plans[0]["recipes"]]
+    corners = [one["plan"]["peak_bytes"] for one in plans[0]["corners"]]
+    assert peaks[0] == min(peaks + corners)
+    assert peaks[-1] == max(peaks + corners)
 
 
 def test_a_folder_with_a_configuration_alone_can_be_planned(study: str, tmp_path: Path) -> None:
@@ -78,9 +108,12 @@ def test_a_folder_with_a_configuration_alone_can_be_planned(study: str, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--memory", "6"], "The largest batch that fits: set micro_batch_size = 1 in [recipe], and max_length = "),
-        (["--memory", "6.5"], "The largest batch that fits: set micro_batch_size = 2 in [recipe]"),
-        (["--memory", "4"], "Not even one token fits: take a smaller base model, a lower rank, or a card with more"),
+        (["--memory", "5.9"], "the largest batch that fits is micro_batch_size = 1 with max_length = "),
+        (["--memory", "5.9"], "no recipe of this study fits Qwen/Qwen2.5-7B: the cheapest needs"),
+        (
+            ["--memory", "4"],
+            "not even one short row fits; take a smaller base model, a lower rank, or a card with more",
+        ),
         (["--memory", "0"], "0.0 is no number of GiB above 0"),
         (["--card", "RTX 4070Ti"], "--card RTX 4070Ti: the speed of this card is not known"),
         (["--base", "./nowhere"], "the base model's folder ./nowhere does not exist"),
@@ -111,3 +144,77 @@ def test_a_study_on_the_processor_is_planned_without_times(tmp_path: Path, monke
     assert answer.exit_code == 0, answer.output
     assert all(one["seconds"] is None and one["fits"] for one in json.loads(answer.stdout)[0]["recipes"])
     assert nightshift("plan", str(study), *base).exit_code == 0
+
+
+# One recipe
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a study with three trials and a final_run.py, on the CPU."""
+    root = tmp_path_factory.mktemp("made")
+    file = made_study.write_study_file(root)
+    folder = root / "studies" / "tiny"
+    made_study.MadeStudy(file, folder, states="CCP")
+    config, _ = home.study(str(file))
+    freeze.freeze(config, folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["runs/000", "runs/000/recipe.json", "final_run.py"])
+def test_a_recipe_is_planned_wherever_it_is_written_down(
+    made: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "180")
+    answer = nightshift("plan", str(made / name), "--json")
+    assert answer.exit_code == 0, answer.output
+    (planned,) = json.loads(answer.stdout)
+    (one,) = planned["recipes"]
+    recipe = RunDir(made / "runs" / "000").recipe()
+    assert planned["base"] == recipe.base.model
+    assert planned["device"] == "cpu"
+    assert planned["corners"] == []
+    assert one["recipe"]["batch_size"] == recipe.batch_size
+    assert one["fits"]
+    text = nightshift("plan", str(made / name)).output
+    assert "The recipe " in text
+    assert "The recipe, in its" in text
+    assert "Corners" not in text
+
+
+def test_the_plan_of_a_study_tells_how_long_its_scores_took(made: Path) -> None:
+    (planned,) = json.loads(nightshift("plan", str(made), "--json").stdout)
+    assert planned["scoring"]["measured_seconds"] == [2.4, 2.4, 2.1]
+    assert planned["calculation"][-1].split(maxsplit=2) == ["scoring", "2", "s, the median of 3 scores of this study"]
+
+
+def test_a_recipe_that_lies_alone_is_planned_for_a_card(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text((made / "runs" / "000" / "recipe.json").read_text("utf-8"), "utf-8")
+    arguments = ("plan", str(tmp_path / "mine.json"), "--base", "Qwen/Qwen2.5-7B", "--memory")
+    answer = nightshift(*arguments, "12", "--json")
+    assert answer.exit_code == 0, answer.output
+    assert json.loads(answer.stdout)[0]["device"] == "cuda"
+    assert json.loads(answer.stdout)[0]["recipes"][0]["seconds"]["step"] > 0
+    refused = nightshift(*arguments, "4")
+    assert refused.exit_code == 2
+    assert "the recipe does not fit Qwen/Qwen2.5-7B: it needs" in " ".join(refused.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("recipe.json", "{", "recipe.json holds no recipe of this version: Invalid JSON"),
+        ("recipe.json", '{"base": {"model": "x"}}', "holds no recipe of this version: sources: Field required"),
+        ("recipe.json", "[]", "holds no recipe of this version: Input should be an object"),
+        ("final_run.py", "print('hello')", "is no final_run.py of Nightshift"),
+        ("final_run.py", None, "final_run.py does not exist; give a study.toml, a recipe.json or a final_run.py"),
+        ("recipe.json", None, "recipe.json does not exist; give a study.toml, a recipe.json or a final_run.py"),
+    ],
+)
+def test_what_is_no_recipe_is_told_in_one_message(tmp_path: Path, name: str, text: str | None, said: str) -> None:
+    if text is not None:
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    answer = nightshift("plan", str(tmp_path / name))
+    assert answer.exit_code == 2
+    assert said in " ".join(answer.stderr.split())
+    assert "Traceback" not in answer.output

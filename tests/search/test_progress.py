@@ -97,6 +97,16 @@ def test_a_row_holds_parameters_rungs_score_and_seconds() -> None:
     assert " ".join(rows[1].split()) == "1 pruned 0.012 16 all 8 cosine 0.25 3.500 21s"
 
 
+def test_a_trial_that_was_ended_as_behind_shows_its_estimate_and_is_never_the_best() -> None:
+    behind = trial(1, score=None, asked=24, behind=0, reason="behind trial 0 after 24 of 64 prompts")
+    view = study(trial(0, value=0.4), dataclasses.replace(behind, value=0.412))
+    (row,) = (line for line in shown(view, 160).splitlines() if line.split()[:2] == ["1", "complete"])
+    assert "0.41, behind 0 after 24" in row
+    assert "best 0.400 ± 0.056 (trial 0)" in shown(view)
+    (line,) = changes(study(trial(0, value=0.4), trial(1, "running")), view)[-1:]
+    assert line == "trial 1 complete, 0.41, behind 0 after 24; 2 of 24 trials, 2m 05s of 1h 00m GPU time"
+
+
 def test_the_best_stays_in_sight_when_it_is_old() -> None:
     text = shown(study(*(trial(n, value=0.9 if n == 1 else 0.3) for n in range(40))))
     rows = [line.split()[0] for line in text.splitlines() if " complete " in line]
@@ -158,6 +168,8 @@ def test_figures_are_short() -> None:
         "cosine",
     ]
     assert activity(Activity(3, "load", 0, 100, None)) == "trial 3, loading the base model"
+    training = Activity(3, "train", 40, 100, 1.5, left_s=190.0)
+    assert activity(training) == "trial 3, training, step 40 of 100, loss 1.500, about 3m 10s of training to go"
 
 
 def test_every_change_is_told_once() -> None:
@@ -171,7 +183,9 @@ def test_every_change_is_told_once() -> None:
         study(trial(0)),
         study(trial(0), trial(1, "running", rungs={}, params={"rank": 8})),
         study(trial(0), trial(1, "interrupted", rungs={})),
-        study(trial(0), trial(1, "running", rungs={}, attempts=2)),
+        study(trial(0), trial(1, "running", rungs={}, attempts=2), activity=Activity(1, "load", 0, 100, None)),
+        study(trial(0), trial(1, "running", rungs={}, attempts=2), activity=Activity(1, "train", 40, 100, None, 40)),
+        study(trial(0), trial(1, "running", rungs={}, attempts=2), activity=Activity(1, "train", 41, 100, 1.0, 40)),
         study(trial(0), trial(1, "failed", rungs={}, reason="NaN loss")),
     ]
     told = [changes(before, now) for before, now in zip([None, *views[:-1]], views, strict=True)]
@@ -193,5 +207,7 @@ def test_every_change_is_told_once() -> None:
         ["trial 1 started: rank 8"],
         ["trial 1 interrupted"],
         ["trial 1 goes on"],
+        ["trial 1 goes on from step 40 of 100"],
+        [],
         [f"trial 1 failed, NaN loss; 2 of 24 trials, {spent}"],
     ]

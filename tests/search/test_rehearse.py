@@ -27,8 +27,8 @@ def place(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def interrupted_at(text: str, place: Path) -> tuple[int, str]:
-    """Rehearse in a process of its own, press Ctrl-C once it has said `text`; its exit code and its last words."""
+def ended_at(text: str, place: Path) -> tuple[int, str]:
+    """Rehearse in a process of its own, have it end once it has said `text`; its exit code and its last words."""
     command = [sys.executable, "-m", "search.cli", "rehearse", "--home", str(place)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -37,7 +37,7 @@ def interrupted_at(text: str, place: Path) -> tuple[int, str]:
         assert running.stdout is not None
         while text not in (line := running.stdout.readline()):
             assert line, text
-        running.send_signal(signal.SIGINT)
+        running.send_signal(signal.SIGTERM)
         _, said = running.communicate(timeout=120)
         return running.returncode, said.splitlines()[-1]
 
@@ -52,7 +52,7 @@ def test_somebody_s_own_study_is_no_rehearsal(tmp_path: Path) -> None:
 
 
 def test_an_interrupted_rehearsal_goes_on_and_shows_what_came_out(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert interrupted_at("trial 0 started", place) == (130, GO_ON)
+    assert ended_at("trial 0 started", place) == (143, GO_ON)
     folder = place / "studies" / "rehearsal"
     assert not (folder / "final_run.py").exists()
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

@@ -141,7 +141,8 @@ def test_axes_are_labelled_with_their_units(finished: Path) -> None:
         "SFT loss (nats per token)",
         "charged time (",
         "importance (share of all)",
-        "share of instructions followed",
+        "share followed, search half",
+        "share followed, sealed half",
     ):
         assert label in shown
 
@@ -152,9 +153,52 @@ def test_scores_are_those_that_were_recorded(finished: Path) -> None:
     assert final is not None
     for key in ("scores", "base_scores"):
         for half in ("search", "sealed", "all"):
-            for metric in ("prompt_strict", "instruction_loose"):
+            for metric in ("prompt_strict", "clean", "instruction_loose"):
                 measure = final[key][half][metric]
                 assert f"{measure['value']:.3f} ± {measure['standard_error']:.3f}" in cells
+
+
+def test_what_qualifies_a_score_is_told(study: Path) -> None:
+    result = RunDir(study / "final").result
+    final = read_json(result)
+    assert final is not None
+    for half in final["scores"].values():
+        half |= {"exact": False, "halved": True, "looped": 3}
+        for verdict in half["verdicts"][::10]:
+            verdict["capped"] = True
+    write_json(result, final)
+    report.write(study)
+    shown = page(study)
+    row = shown.cells.index("ending in a loop")
+    assert shown.cells[row : row + 7] == ["ending in a loop", "0.0%", "2.0%", "0.0%", "2.0%", "0.0%", "1.0%"]
+    row = shown.cells.index("cut off by the length limit")
+    assert shown.cells[row + 2] == "10.0%"
+    assert "the score is not exact. Next: python -m nltk.downloader punkt_tab" in shown.text
+    assert "went on with half the batch" in shown.text
+
+
+def test_trials_that_were_ended_as_behind_are_told_apart(tmp_path: Path) -> None:
+    file = made_study.write_study_file(tmp_path)
+    made = made_study.MadeStudy(file, tmp_path / "studies" / "tiny", states="CB")
+    subset = made.config.objective.subset
+    report.write(made.folder)
+    shown = page(made.folder)
+    assert "2 trials (1 ended as behind, 1 complete)" in shown.text
+    assert f"That saved {subset - subset // 2:,} of {2 * subset:,} answers." in shown.text
+    row = shown.cells.index("behind")
+    assert shown.cells[row - 1 : row + 3] == ["1", "behind", "≈ 0.000", str(subset // 2)]
+    assert f"behind trial 0 after {subset // 2} of {subset} prompts" in shown.cells
+
+
+def test_answers_that_were_ended_early_have_no_verdicts_by_type(study: Path) -> None:
+    shutil.rmtree(study / "final")
+    for path in (study / "runs").glob("*/result.json"):
+        result = read_json(path)
+        if result and result["score"]:
+            ended = {"prompt_loose": None, "instruction_strict": None, "instruction_loose": None, "by_type": {}}
+            write_json(path, {**result, "score": {**result["score"], **ended}})
+    report.write(study)
+    assert re.search(r"nightshift score \S+/runs/\d{3} --prompts search", page(study).text)
 
 
 def test_a_reason_out_of_a_process_is_text(finished: Path) -> None:

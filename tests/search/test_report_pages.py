@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
+from search.report_html import to_html
+from search.report_markdown import to_markdown
 from search.report_pages import (
     Code,
     Document,
@@ -21,8 +23,6 @@ from search.report_pages import (
     Section,
     Table,
     clean,
-    to_html,
-    to_markdown,
 )
 
 NASTY = st.sampled_from(

@@ -40,7 +40,9 @@ def test_a_sound_study_is_described_and_its_recipe_pins_what_was_seen(whole: Pat
     read = config.load(whole)
     before = sorted(whole.parent.rglob("*"))
     seen = survey(read)
-    assert (seen.base.model_type, seen.prompts, seen.card) == ("qwen2", 24, None)
+    assert (seen.base.model_type, seen.card) == ("qwen2", None)
+    assert len(seen.search_half) == 12
+    assert {p.instruction_id_list for p in seen.search_half} == {("punctuation:no_comma",), ("startend:quotation",)}
     assert {name: facts.rows for name, facts in seen.sources.items()} == {"plain": 60, "chat": 60, "pairs": 40}
     assert seen.prompts_sha256 == hashlib.sha256((whole.parent / "prompts.jsonl").read_bytes()).hexdigest()
     recipe = space.recipe(read, {}, seen)
@@ -138,6 +140,7 @@ def test_targets_that_the_model_has_not_name_those_it_has(study: Path, old: str,
         (PROMPT.replace('"x"', "null"), "line 25: prompt: Input should be a valid string"),
         (PROMPT.replace("no_comma", "no_coma"), "punctuation:no_coma is no instruction type of IFEval; did you mean"),
         (PROMPT.replace("[{}]", "[]"), "line 25: 0 kwargs for 1 instructions"),
+        (PROMPT.replace('"key": 1', '"key": 3'), "line 25: key 3 is already that of line 4; give every prompt its own"),
     ],
 )
 def test_a_bad_prompt_is_named_by_its_line(study: Path, line: str, said: str) -> None:
@@ -150,6 +153,18 @@ def test_a_bad_prompt_is_named_by_its_line(study: Path, line: str, said: str) ->
 def test_a_prompts_file_that_holds_no_prompts_is_refused(study: Path, content: bytes, said: str) -> None:
     (study.parent / "prompts.jsonl").write_bytes(content)
     assert said in problems(study)[0]
+
+
+def test_prompts_that_cannot_be_halved_are_refused(study: Path) -> None:
+    (study.parent / "prompts.jsonl").write_text(PROMPT + "\n")
+    assert "prompts.jsonl: 1 prompts with 1 different texts cannot be halved; give more" in problems(study)[0]
+
+
+def test_fields_that_nobody_needs_are_left_out(study: Path) -> None:
+    path = study.parent / "prompts.jsonl"
+    before = survey(config.load(study)).search_half
+    path.write_text(path.read_text().replace('"key"', '"origin": "made", "key"'))
+    assert survey(config.load(study)).search_half == before
 
 
 def test_a_subset_larger_than_the_half_that_a_search_sees_is_refused(study: Path) -> None:

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
@@ -242,7 +243,7 @@ def test_a_schema_of_a_newer_version_is_refused_untouched(engine: Engine, path: 
         connection.exec_driver_sql("UPDATE nightshift_version SET version_num = '0099'")
     before = path.read_bytes()
     for read in (open_database, read_only_engine, check):
-        with pytest.raises(StorageError, match=r"schema is 0099, and this one knows up to 0001\. .*pip install -U"):
+        with pytest.raises(StorageError, match=r"schema is 0099, and this one knows up to 0002\. .*pip install -U"):
             read(path)
     with pytest.raises(StorageError, match="0099"):
         db.migrate(engine)
@@ -340,7 +341,7 @@ def test_other_errors_pass(path: Path, engine: Engine) -> None:
     with pytest.raises(KeyError), db.storage_errors(path):
         raise KeyError("mine")
     with pytest.raises(IntegrityError), db.storage_errors(path), engine.begin() as connection:
-        connection.exec_driver_sql("INSERT INTO cost VALUES (7, 'nobody', 1)")
+        connection.exec_driver_sql("INSERT INTO cost VALUES (7, 'nobody', 1, 0)")
 
 
 # Migrations
@@ -364,6 +365,27 @@ def test_the_newest_revision_is_the_one_that_opening_looks_for() -> None:
     script = ScriptDirectory.from_config(config)
     assert script.get_heads() == [storage.file.HEAD]
     assert all(len(revision.revision) == 4 for revision in script.walk_revisions())  # compared as text
+
+
+def test_what_an_earlier_version_spent_is_kept_without_tokens(path: Path) -> None:
+    path.touch()
+    engine, config = db.engine(path), Config()
+    config.set_main_option("script_location", str(Path(storage.migrations.__file__).parent))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql(
+            "INSERT INTO attempt VALUES (1, 0, '000', 'here', 'boot', 1, 1, '2026-01-01T00:00:00Z', NULL, NULL, '')"
+        )
+        connection.exec_driver_sql("INSERT INTO entry VALUES (1, 1, 'lease', 5000000, '2026-01-01T00:00:00Z')")
+        connection.exec_driver_sql("INSERT INTO cost VALUES (1, 'score', 5000000)")
+    engine.dispose()
+    engine = open_database(path)
+    (attempt,) = Ledger(engine).attempts()
+    assert (attempt.costs, attempt.tokens) == ({"score": 5.0}, {})
+    with pytest.raises(IntegrityError, match="costs never change"), engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE cost SET tokens = 7")
+    engine.dispose()
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(path: Path) -> None:

@@ -42,9 +42,10 @@ def test_an_attempt_is_paid_before_it_is_used(ledger: Ledger, holder: Holder) ->
 def test_a_clean_end_is_charged_what_it_used(ledger: Ledger, holder: Holder) -> None:
     attempt = ledger.open_attempt(0, "000", holder, 10, 100)
     ledger.pay(attempt.id, 10, 100)
-    closed = ledger.close(attempt.id, 12.5, "completed", {"train": 8.25, "score": 3.0})
+    closed = ledger.close(attempt.id, 12.5, "completed", {"train": 8.25, "score": 3.0}, tokens={"score": 4321})
     assert (closed.paid_s, closed.charged_s) == (20, 12.5)
     assert closed.costs == {"train": 8.25, "score": 3.0, "overhead": 1.25}
+    assert closed.tokens == {"score": 4321}
     assert (closed.outcome, closed.ended_at, closed.reason) == ("completed", NIGHT, "")
     assert ledger.spent_s() == 12.5
     assert ledger.spent_by_cause() == {"train": 8.25, "score": 3.0, "overhead": 1.25}

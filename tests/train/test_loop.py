@@ -21,7 +21,7 @@ from tiny_train import make_recipe, make_splits, write_llama
 
 from train.checkpoint import newest
 from train.data.splits import splits as load_splits
-from train.loop import StepFacts, Trained, TrainingFailed, Unwatched, train
+from train.loop import OutOfMemory, StepFacts, Trained, TrainingFailed, Unwatched, train
 from train.model import COMPUTE_DTYPE, LoadedBase, adapter_tensors, drop_adapter, load_adapter, load_base
 from train.planning.plan import inspect_base, plan
 from train.recipe import Base, Probe, Recipe, Schedule, Source
@@ -104,6 +104,10 @@ def test_a_run_is_recorded_step_by_step(base: LoadedBase, both: Recipe, runs: An
     assert [step.step for step in watch.steps] == list(range(1, 9))
     assert [step.stage for step in watch.steps] == ["sft"] * 4 + ["dpo"] * 4
     assert [event["loss"] for event in events(run, "step")] == [step.loss for step in watch.steps]
+    left = [event["left_s"] for event in events(run, "step")]
+    assert left[:3] == [None] * 3  # warming up, on a machine that the plan knows no speed of
+    assert all(seconds > 0 for seconds in left[3:-1])
+    assert left[-1] == 0.0
     rungs = [(event["fraction"], event["step"], event["bits_per_byte"]) for event in events(run, "rung")]
     assert rungs == watch.rungs
     assert [(fraction, step) for fraction, step, _ in rungs] == [(0.25, 2), (0.5, 4), (1.0, 8)]
@@ -188,10 +192,36 @@ def test_dpo_begins_at_the_result_of_the_supervised_stage(base: LoadedBase, both
 
 
 def test_gradient_checkpointing_changes_no_weight(base: LoadedBase, both: Recipe, runs: Any) -> None:
-    one, two = runs(), runs()
+    one = runs()
     go(both, one, base, **IN_ONE_GO)
-    go(both.model_copy(update={"gradient_checkpointing": True}), two, base, **IN_ONE_GO)
-    assert adapter(one) == adapter(two)
+    for uncheckpointed in (0, 1):
+        two, update = runs(), {"gradient_checkpointing": True, "uncheckpointed_layers": uncheckpointed}
+        go(both.model_copy(update=update), two, base, **IN_ONE_GO)
+        assert adapter(one) == adapter(two)
+
+
+@pytest.mark.parametrize(
+    ("changes", "less"),
+    [
+        ({}, ", or set gradient_checkpointing = true; where the plan chose what is checkpointed, lower memory_gib"),
+        (
+            {"gradient_checkpointing": True, "uncheckpointed_layers": 1},
+            ", or uncheckpointed_layers (1); where the plan chose what is checkpointed, lower memory_gib",
+        ),
+        ({"gradient_checkpointing": True}, ""),
+    ],
+)
+def test_too_little_memory_is_told_with_what_to_lower(
+    base: LoadedBase, base_folder: Path, runs: Any, changes: dict[str, Any], less: str
+) -> None:
+    class Exhausting(Unwatched):
+        def step(self, facts: StepFacts) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    with pytest.raises(OutOfMemory) as caught:
+        go(make_recipe(base_folder, **changes), runs(), base, watch=Exhausting())
+    start = "out of memory after step 1 of 6 (CUDA out of memory): lower micro_batch_size (2) or max_length (64)"
+    assert str(caught.value) == start + less
 
 
 # The learning rate

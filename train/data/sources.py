@@ -129,9 +129,15 @@ def inspect_sources(sources: Iterable[Source]) -> dict[str, SourceFacts]:
 
 
 def corpus(source: Source) -> Corpus:
-    """The source as it is trained on, made once. Raises RecipeError with all of its problems."""
+    """The source as it is trained on, made once. Raises RecipeError with all of its problems.
+
+    A file of evaluation prompts whose digest is pinned is opened only where the rows have not been compared with it
+    yet. So a trial's process, whose service did that, does not open it.
+    """
     sha256 = fingerprint(source)
-    against = tuple(str(prompts.sha256) for prompts in _pinned_prompts(source))
+    pinned = source.filters.overlap_with if source.filters.overlap == "drop" else ()
+    compared = pinned if all(file.sha256 for file in pinned) else _pinned_prompts(source)
+    against = tuple(str(prompts.sha256) for prompts in compared)
     return _corpus(source.model_copy(update={"weight": 1.0, "sha256": None}), sha256, against)
 
 

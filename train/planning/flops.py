@@ -16,6 +16,7 @@ from train.recipe import Frozen, Recipe
 MATRIX_EFFICIENCY, ATTENTION_EFFICIENCY, MEMORY_EFFICIENCY = 0.85, 0.5, 0.8
 BACKWARD_BYTES = 1.25  # element-wise bytes of a backward pass, to those of a forward pass
 OPERATIONS, OPERATIONS_A_MODULE = 500, 205  # kernels of a checkpointed layer, in all its passes
+DPO_TIMES = 3.0  # until a run has measured its own
 WARM_UP_STEPS = 3  # of a run: kernels are chosen and memory is reserved
 
 
@@ -83,7 +84,7 @@ def attention_flops(recipe: Recipe, facts: BaseFacts, length: int) -> float:
 def seconds(recipe: Recipe, facts: BaseFacts, modules: dict[str, int], trainable: int, speed: Speed) -> Seconds:
     """The estimate of a supervised step. `modules` are the adapted ones with their outputs; rows are of full length.
 
-    A DPO step of as many pairs takes about three times as long: two rows, and a forward pass of the reference.
+    A DPO step of as many pairs takes about DPO_TIMES as long: two rows, and a forward pass of the reference.
     """
     length = min(recipe.max_length, facts.context)
     tokens = recipe.batch_size * length
@@ -98,10 +99,14 @@ def seconds(recipe: Recipe, facts: BaseFacts, modules: dict[str, int], trainable
         "elements": tokens * moved / memory + 20 * trainable / memory,
         "dequantization": micro * 2.5 * facts.linear_parameters * passes(recipe, facts) / memory,
     }
-    kernels = facts.layers * (OPERATIONS + OPERATIONS_A_MODULE * len(modules)) * passes(recipe, facts) / 3
-    dispatch = micro * kernels * speed.dispatch_s
+    dispatch = micro * kernels(facts, len(modules), passes(recipe, facts)) * speed.dispatch_s
     step = max(sum(parts.values()), dispatch)
     return Seconds(step=step, dispatch=dispatch, tokens_per_second=tokens / step, **parts)
+
+
+def kernels(facts: BaseFacts, modules: int, passes: float) -> float:
+    """Kernels that so many passes through the model take, `modules` of each layer being adapted."""
+    return facts.layers * (OPERATIONS + OPERATIONS_A_MODULE * modules) * passes / 3
 
 
 def _elements(recipe: Recipe, facts: BaseFacts, modules: dict[str, int]) -> float:
@@ -114,7 +119,7 @@ def _elements(recipe: Recipe, facts: BaseFacts, modules: dict[str, int]) -> floa
     return float(adapters + dropped + rotation + norms + 5 * 2 * facts.intermediate + 2 * 2 * attention)
 
 
-def corrected(planned_s: float, measured_s: Sequence[float]) -> float:
+def corrected(planned_s: float | None, measured_s: Sequence[float]) -> float | None:
     """Seconds a step as the first steps of a run show: their median, without those that warm up.
 
     Until one of them is past that, the plan's. Pure: give it what was measured so far.

@@ -146,7 +146,7 @@ class _Sizes:
         step = self.step
         layers = self.trained / max(1, sum(step.sides))
         return {
-            "weights": _weights(self.facts, self.c),
+            "weights": weights(self.facts, self.c),
             "adapters": 4.0 * self.trained * (2 if step.stage == "dpo" else 1),
             "optimizer": _optimizer(step.optimizer, step.sides) * layers,
         }
@@ -250,7 +250,8 @@ def _backward(sizes: _Sizes, number: int) -> Memory:
 # What lasts
 
 
-def _weights(facts: BaseFacts, width: int) -> float:
+def weights(facts: BaseFacts, width: int) -> float:
+    """Bytes of the base model: its matrices in NF4, all else in numbers of `width` bytes."""
     nf4 = sum(nf4_bytes(linear.inputs * linear.outputs) * linear.count for linear in facts.linears)
     return nf4 + width * (facts.parameters - facts.linear_parameters)
 
@@ -267,25 +268,3 @@ def _optimizer(name: str, sides: tuple[int, ...]) -> float:
     if name == "adamw":
         return 8.0 * sum(sides)
     return float(sum(2 * n + 8 * math.ceil(n / 256) if n >= 4096 else 8 * n for n in sides))
-
-
-def generating(
-    facts: BaseFacts, adapters: int, sequences: int, prompt: int, new: int, device: DeviceKind
-) -> dict[Category, float]:
-    """Bytes at the peak of answering `sequences` prompts of `prompt` tokens at once with `new` ones each.
-
-    The cache has a key and a value a token and layer; it is made anew when it grows, so that one layer's is there
-    twice. The prompts pass through the layers at once, keeping nothing; logits are of the last position, in float32.
-    """
-    c = 2 if device == "cuda" else 4
-    layer = 2 * c * facts.kv_heads * facts.head_dim * sequences * (prompt + new)
-    passing = (
-        c * sequences * prompt * (4 * facts.hidden + 4 * facts.intermediate) + c * facts.hidden * facts.intermediate
-    )
-    return {
-        "weights": _weights(facts, c),
-        "adapters": 4.0 * adapters,
-        "activations": float(layer * (facts.layers + 1) + sequences * (prompt + new) ** 2),
-        "workspace": float(passing),
-        "loss": 3 * 4.0 * facts.vocab * sequences,
-    }

@@ -6,26 +6,25 @@ needs of the files. The formulas are in train.planning.memory and train.planning
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
-
 from train.base import TARGET_MODULES, BaseFacts, Linear, check_is_base, facts_of_config, inspect_base, targeted
 from train.data.sources import SourceFacts, inspect_sources
 from train.planning.calibration import ASSUMED, context_bytes
 from train.planning.flops import SPEEDS, Seconds, Speed, flops_per_token, seconds, speed_of
-from train.planning.memory import Category, DeviceKind, Memory, StageName, Step, generating, peaks
+from train.planning.memory import Category, DeviceKind, Memory, StageName, Step, peaks
+from train.planning.scoring import Adapters, Answers, ScoreSeconds, generating, score_seconds
 from train.planning.shapes import shape_of
 from train.recipe import Frozen, Recipe
 
 __all__ = [
     "SPEEDS",
     "TARGET_MODULES",
+    "Answers",
     "BaseFacts",
     "Category",
     "DeviceKind",
     "Layer",
     "Plan",
-    "Room",
+    "ScoreSeconds",
     "Seconds",
     "SourceFacts",
     "Speed",
@@ -36,7 +35,7 @@ __all__ = [
     "inspect_base",
     "inspect_sources",
     "plan",
-    "room",
+    "scoring_seconds",
     "shape_of",
     "speed_of",
     "step_seconds",
@@ -79,28 +78,9 @@ class Plan(Frozen):
     flops_per_token: float
     disk_bytes: int
 
-    def fits(self, limit_bytes: int) -> str | None:
-        """None where the peak is within `limit_bytes`; else why not, and what to lower."""
-        if self.peak_bytes <= limit_bytes:
-            return None
-        largest = sorted(self.memory.items(), key=lambda item: -item[1])[:3]
-        parts = ", ".join(f"{name} {_gib(size)}" for name, size in largest)
-        return (
-            f"needs {_gib(self.peak_bytes)} of memory at its peak in the {self.peak_stage} stage ({parts}), and may "
-            f"have {_gib(limit_bytes)}: lower micro_batch_size, max_length or rank, or set gradient_checkpointing"
-        )
-
-
-class Room(NamedTuple):
-    """The largest that a memory has room for, all else in the recipe being as it is; 0 where nothing fits.
-
-    `micro_batch_size` divides the recipe's batch_size; `max_length` is for micro-batches of one example;
-    `uncheckpointed_layers` are for the recipe's own batch.
-    """
-
-    micro_batch_size: int
-    max_length: int
-    uncheckpointed_layers: int
+    def fits(self, limit_bytes: int) -> bool:
+        """Whether the peak is within `limit_bytes`; train.planning.fitting says why it is not."""
+        return self.peak_bytes <= limit_bytes
 
 
 def plan(recipe: Recipe, facts: BaseFacts, device_kind: DeviceKind, context: int | None = None) -> Plan:
@@ -192,31 +172,6 @@ def _together(layers: tuple[Layer, ...]) -> dict[str, int]:
     return modules
 
 
-def room(recipe: Recipe, facts: BaseFacts, device: DeviceKind, limit_bytes: int, context: int | None = None) -> Room:
-    """The largest batch, length and number of un-checkpointed layers within `limit_bytes`."""
-
-    def fits(**changes: int) -> bool:
-        changed = recipe.model_copy(update=changes)
-        return plan(changed, facts, device, context).peak_bytes <= limit_bytes
-
-    sizes = [size for size in range(1, recipe.batch_size + 1) if recipe.batch_size % size == 0]
-    layers = range(1, facts.layers + 1) if recipe.gradient_checkpointing else range(0)
-    return Room(
-        _largest(sizes, lambda size: fits(micro_batch_size=size)),
-        _largest(range(8, facts.context + 1), lambda length: fits(micro_batch_size=1, max_length=length)),
-        _largest(layers, lambda count: fits(uncheckpointed_layers=count)),
-    )
-
-
-def _largest(rising: Sequence[int], fits: Callable[[int], bool]) -> int:
-    """The last of the numbers that fits, where every one before it does; 0 where none does."""
-    low, high = 0, len(rising)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if fits(rising[middle]) else (low, middle)
-    return rising[low - 1] if low else 0
-
-
 def step_seconds(recipe: Recipe, facts: BaseFacts, speed: Speed) -> Seconds:
     """An estimate of one supervised optimizer step on a card, with rows of full length."""
     layers = _layers(recipe, facts)
@@ -225,12 +180,19 @@ def step_seconds(recipe: Recipe, facts: BaseFacts, speed: Speed) -> Seconds:
 
 
 def generation_bytes(
-    recipe: Recipe, facts: BaseFacts, device: DeviceKind, sequences: int, prompt: int, new: int
+    recipe: Recipe, facts: BaseFacts, device: DeviceKind, asked: Answers, context: int | None = None
 ) -> int:
-    """The peak of answering with the trained adapter: `sequences` prompts at once, `new` tokens each."""
-    adapters = sum(layer.parameters * layer.count for layer in _layers(recipe, facts))
-    return round(sum(generating(facts, adapters, sequences, prompt, new, device).values())) + ASSUMED[device]
+    """The peak of answering with the trained adapter, the device's own included."""
+    held = sum(generating(facts, _adapters(recipe, facts), asked, device).values())
+    return round(held) + (ASSUMED[device] if context is None else context)
 
 
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.2f} GiB"
+def scoring_seconds(recipe: Recipe, facts: BaseFacts, asked: Answers, speed: Speed) -> ScoreSeconds:
+    """An estimate of scoring on a card, at most."""
+    return score_seconds(facts, _adapters(recipe, facts), asked, speed)
+
+
+def _adapters(recipe: Recipe, facts: BaseFacts) -> Adapters:
+    layers = _layers(recipe, facts)
+    parameters = sum(layer.parameters * layer.count for layer in layers)
+    return Adapters({layer.module: layer.outputs for layer in layers}, recipe.rank, parameters)

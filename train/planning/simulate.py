@@ -27,7 +27,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from trl.trainer import utils as trl_utils
 
 from train.packing import ATTENTION, MicroBatch, attention_of
-from train.planning import fakes
+from train.planning import answering, fakes
 from train.planning.calibration import Calibration, keep, used_bytes
 from train.planning.simulated import Shape, Simulation
 from train.recipe import RecipeError
@@ -40,7 +40,7 @@ Peaks = dict[str, Counter[str]]
 
 def simulate(shape: Shape) -> Simulation:
     """The simulation of one shape, its depth extrapolated. Patches must be in place; see main."""
-    whole = shape.uncheckpointed_layers if shape.checkpointing else shape.layers
+    whole = shape.uncheckpointed_layers if shape.checkpointing and shape.stage != "answer" else shape.layers
     runs = {depths: step_peaks(shape, *depths) for depths in _depths(shape.layers - whole, whole)}
     phases = {name: _at_depth(runs, name, shape.layers - whole, whole) for name in next(iter(runs.values()))}
     phase = max(phases, key=lambda name: sum(phases[name].values()))
@@ -100,6 +100,9 @@ def step_peaks(shape: Shape, checkpointed: int, whole: int) -> Peaks:
         if shape.stage == "dpo":
             model.add_adapter("ref", lora, low_cpu_mem_usage=True)
         fakes.materialise(model, dtype, others, shape.double_quantization, tracker)
+        if shape.stage == "answer":
+            answering.answer(model, shape, tracker)
+            return tracker.peaks
         _prepare(model, shape, checkpointed, whole, tracker)
         stack.enter_context(attention_of(model.get_base_model(), ATTENTION if _packed(shape) else "sdpa"))
         _step(model, shape, tracker)

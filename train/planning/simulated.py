@@ -22,7 +22,8 @@ _SOURCES = ("planning/fakes.py", "planning/simulate.py", "planning/simulated.py"
 
 
 class Shape(Frozen):
-    """Everything that decides the memory of a training step.
+    """Everything that decides the memory of a training step, or of answering `micro_batch_size` prompts of `length`
+    tokens at once with `new_tokens` each (stage "answer", which nothing is checkpointed in).
 
     The last four fields are ours by default; others describe foreign trainers whose measurements are compared with:
     `upcast` is what peft's prepare_model_for_kbit_training does (all that is not 4-bit in float32, no autocast),
@@ -32,9 +33,10 @@ class Shape(Frozen):
     config: dict[str, Any]
     layers: int
     device: Literal["cuda", "cpu"] = "cuda"
-    stage: Literal["sft", "dpo"] = "sft"
+    stage: Literal["sft", "dpo", "answer"] = "sft"
     micro_batch_size: int = 1
     length: int = 1024
+    new_tokens: int = 1
     packing: bool = True
     accumulates: bool = True
     rank: int = 16

@@ -1,0 +1,77 @@
+"""What transformers' own `generate` answers, and whether ours differs from it on a few prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from transformers import GenerationConfig
+
+from objectives.decoding import Tokens, decode
+from objectives.inference import unpacked
+
+TRIED = 8  # new tokens of each prompt
+LEAVES = 3  # after how many of them the first row leaves, so that the last one joins
+ROUNDING = 8  # steps of the model's number format, of its largest logit: a tie, and no difference
+
+_tried: WeakKeyDictionary[Any, str | None] = WeakKeyDictionary()
+
+
+def plainly(
+    model: Any, rows: Sequence[Tokens], ends: Collection[int], new_tokens: int
+) -> tuple[list[Tokens], list[torch.Tensor]]:
+    """`model.generate` on one left-padded batch: continuations up to and with their end tokens, and for each step the
+    logits of all rows."""
+    width = max(map(len, rows))
+    config = GenerationConfig(
+        max_new_tokens=new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,  # else that of the model's own generation config
+        no_repeat_ngram_size=0,
+        eos_token_id=sorted(ends),
+        pad_token_id=min(ends),
+        use_cache=True,
+        output_logits=True,
+        return_dict_in_generate=True,
+    )
+    out = model.generate(
+        input_ids=torch.tensor([[0] * (width - len(row)) + row for row in rows], device=model.device),
+        attention_mask=torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=model.device),
+        generation_config=config,
+    )
+    return [_cut(row, ends) for row in out.sequences[:, width:].tolist()], list(out.logits)
+
+
+def _cut(row: Tokens, ends: Collection[int]) -> Tokens:
+    return next((row[: i + 1] for i, token in enumerate(row) if token in ends), row)
+
+
+def difference(model: Any, rows: Sequence[Tokens], ends: Collection[int], new_tokens: int = TRIED) -> str | None:
+    """How our answers to a few prompts differ from those of `generate`, token for token; None where they do not.
+
+    They are at most TRIED tokens long, and `new_tokens`.
+    Two of the rows share a batch, one leaves and the next joins. A tie within the rounding of the model's numbers is no
+    difference. Tried once for each base model in memory.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if base not in _tried:
+        _tried[base] = _difference(model, rows, ends, min(TRIED, new_tokens))
+    return _tried[base]
+
+
+def _difference(model: Any, rows: Sequence[Tokens], ends: Collection[int], new_tokens: int) -> str | None:
+    theirs, logits = plainly(model, rows, ends, new_tokens)
+    with unpacked(model):
+        ours = decode(model, rows, ends, new_tokens, 2, lambda row, tokens: row == 0 and len(tokens) == LEAVES)
+    for row, (mine, plain) in enumerate(zip(ours, theirs, strict=True)):
+        for step, (token, expected) in enumerate(zip(mine, plain, strict=False)):
+            scores = logits[step][row].float()
+            if token == expected:
+                continue
+            if (scores[expected] - scores[token]).abs() > ROUNDING * torch.finfo(model.dtype).eps * scores.abs().max():
+                return f"token {step + 1} after a prompt of {len(rows[row])} tokens is {token} and not {expected}"
+            break  # after a tie, another text
+    return None

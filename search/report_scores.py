@@ -1,0 +1,199 @@
+"""The report's sections on scores: by half with standard errors, by type of instruction, and on the model's speed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from objectives.score import Score
+from search import report_figures as figures
+from search import report_text as text
+from search.report_canvas import picture
+from search.report_pages import Block, Code, Missing, Paragraph, Table
+from search.report_records import Records
+from search.report_text import HALVES
+from train.rundir import Json
+
+METRICS = {
+    "prompt_strict": "prompts, strict (official)",
+    "clean": "prompts, strict (clean)",
+    "prompt_loose": "prompts, loose",
+    "instruction_strict": "instructions, strict",
+    "instruction_loose": "instructions, loose",
+}
+SAMPLE_CHARACTERS = 600
+PUNKT = "python -m nltk.downloader punkt_tab"
+
+
+def scores(records: Records) -> Iterator[Block]:
+    """The headline of every model, on each part of the prompts."""
+    study, final = records.study, text.final_result(records)
+    subset = study.base or (study.best.score if study.best else None)
+    yield Paragraph(
+        "Share of IFEval prompts of which every instruction was followed, judged strictly. The search saw "
+        + (f"{subset.n} prompts of one half" if subset else "a part of one half")
+        + "; the sealed half was opened when the final run was done. The best trial was picked for its score, which "
+        "therefore flatters it; the sealed half had no part in the choice."
+    )
+    head = ("model", "search's subset", *HALVES.values())
+    rows = [("base model", text.measure(study.base), *_halves(final, "base_scores"))]
+    if study.best:
+        rows.append((f"best trial ({text.trial_name(study.best)})", text.measure(study.best.score), "", "", ""))
+    if final:
+        rows.append(("final run", "", *_halves(final, "scores")))
+    yield Table(head, rows, "lrrrr", strong=len(rows) - 1 if final else None)
+    if final and records.final and final["outcome"] == "stopped":
+        steps, all_steps = final["steps"], records.final.recipe.steps
+        yield Paragraph(
+            f"The hours of the final run ended at step {steps:,} of {all_steps:,} ({steps / all_steps:.0%}), before "
+            "its schedule was through; another run ends where its own hours do, with another adapter."
+        )
+    if not study.base:
+        yield Missing("The base model is not scored yet.", text.start(records))
+    if not study.best:
+        yield Missing("No trial is complete yet.", text.start(records))
+    elif not final:
+        yield text.missing_final(records)
+
+
+def _halves(final: Json | None, key: str) -> tuple[str, str, str]:
+    if not final:
+        return "", "", ""
+    search, sealed, everything = (str(text.final_score(final, key, half).prompt_strict) for half in HALVES)
+    return search, sealed, everything
+
+
+def evaluation(records: Records) -> Iterator[Block]:
+    """Everything else that the scoring of the final run told; before there is one, of the best trial."""
+    final = text.final_result(records)
+    if final is None:
+        yield (
+            text.missing_final(records)
+            if records.study.best
+            else Missing("No trial is complete yet.", text.start(records))
+        )
+        yield from _search_evaluation(records)
+        return
+    pairs = {
+        half: (text.final_score(final, "base_scores", half), text.final_score(final, "scores", half)) for half in HALVES
+    }
+    columns = {
+        f"{HALVES[half]}: {who}": score
+        for half, pair in pairs.items()
+        for who, score in zip(("base", "final"), pair, strict=True)
+    }
+    yield _metrics(columns)
+    yield _answers(columns)
+    halves = {HALVES[half]: pairs[half] for half in ("search", "sealed")}
+    yield _types(halves, "final run", "with the final run's standard error")
+    yield from _remarks(pairs["all"][1])
+    yield from _speed(final)
+    yield from _samples(records.samples)
+
+
+def _search_evaluation(records: Records) -> Iterator[Block]:
+    """Of the base model and the best trial, on the prompts that the search asks."""
+    tuned = (records.best.result or {}).get("score") if records.best else None
+    base = (records.base or {}).get("score")
+    if not tuned or not base or not records.best or not records.study.best:
+        return
+    columns = {"base model": text.parse(base), "best trial": text.parse(tuned)}
+    yield _answers(columns)
+    if all(score.by_type for score in columns.values()):
+        yield _types({"search's subset": tuple(columns.values())}, "best trial", "with the trial's standard error")
+    else:
+        yield Missing(
+            "The answers of the search were ended once their prompt's verdict was decided, so that the verdict on each "
+            "instruction is not known.",
+            f"nightshift score {records.study.folder / 'runs' / f'{records.study.best.number:03d}'} --prompts search",
+        )
+    yield from _remarks(columns["best trial"])
+
+
+def _metrics(columns: Mapping[str, Score]) -> Table:
+    rows = [
+        (label, *(text.measure(getattr(score, metric)) for score in columns.values()))
+        for metric, label in METRICS.items()
+    ]
+    whole = list(columns.values())[-1]
+    left_out = whole.prompt_strict.n - (whole.clean.n if whole.clean else 0)
+    caption = f"Clean leaves out {left_out} of the {whole.prompt_strict.n} prompts, which are known to be defective."
+    if not left_out:
+        caption = "Clean is official here: none of these prompts is known to be defective."
+    return Table(("IFEval", *columns), rows, "l" + "r" * len(columns), caption=caption)
+
+
+def _answers(columns: Mapping[str, Score]) -> Table:
+    """What became of the answers, as shares of them."""
+
+    def share(count: int, score: Score) -> str:
+        return f"{count / len(score.verdicts):.1%}" if score.verdicts else ""
+
+    rows = [
+        ("cut off by the length limit", *(f"{score.capped_share:.1%}" for score in columns.values())),
+        ("ending in a loop", *(share(score.looped, score) for score in columns.values())),
+        ("without text", *(share(score.empty, score) for score in columns.values())),
+        ("tokens an answer", *(f"{score.tokens / max(1, len(score.verdicts)):.1f}" for score in columns.values())),
+    ]
+    if any(score.decided_share for score in columns.values()):
+        ended = (f"{score.decided_share:.1%}" for score in columns.values())
+        rows.insert(0, ("ended early, its verdict decided", *ended))
+    return Table(("answers", *columns), rows, "l" + "r" * len(columns))
+
+
+def _types(halves: Mapping[str, tuple[Score, ...]], name: str, errors: str) -> Block:
+    panels = [(half, before.by_type, after.by_type) for half, (before, after) in halves.items()]
+    return picture(
+        "types",
+        "By type of instruction",
+        f"Share of instructions followed, strict, {errors}; in brackets how many there are of each type.",
+        figures.by_type(panels, name),
+    )
+
+
+def _remarks(score: Score) -> Iterator[Block]:
+    if not score.exact:
+        yield Missing(
+            "Sentences and words in capitals were counted by a fallback, since nltk's punkt_tab is not installed: the "
+            "score is not exact.",
+            PUNKT,
+        )
+    if score.empty:
+        yield Paragraph(f"{score.empty} of {len(score.verdicts)} answers hold no text, and follow nothing.")
+    if score.halved:
+        yield Paragraph(
+            "Generation ran out of memory and went on with half the batch, in which answers may come out otherwise."
+        )
+
+
+def _speed(final: Json) -> Iterator[Block]:
+    latency, size = final.get("latency"), final.get("size")
+    if latency:
+        rows = [
+            ("time to the first token", *(f"{latency['first_token_s'][p]:.4f} s" for p in ("p50", "p95"))),
+            ("time for each further token", *(f"{latency['per_token_s'][p]:.4f} s" for p in ("p50", "p95"))),
+            ("tokens per second", *(f"{latency['tokens_per_s'][p]:.1f}" for p in ("p50", "p95"))),
+        ]
+        caption = (
+            f"Latency on {latency['device']}: one prompt of {latency['prompt_tokens']} tokens at a time, "
+            f"{latency['new_tokens']} new ones, {latency['runs']} runs."
+        )
+        yield Table(("", "median", "95th percentile"), rows, "lrr", caption=caption)
+    if size:
+        sizes = [
+            ("parameters, base model and adapter", text.count(size["total_parameters"])),
+            ("of them trainable", text.count(size["trainable_parameters"])),
+            ("adapter on disk", text.size(size["adapter_bytes"])),
+            ("weights in memory, 4 bits", text.size(size["loaded_bytes"])),
+        ]
+        yield Table(("size", ""), sizes, "lr")
+
+
+def _samples(samples: Iterable[Json]) -> Iterator[Block]:
+    for number, sample in enumerate(samples, start=1):
+        verdict = "every instruction followed" if sample.get("strict") else "not every instruction followed"
+        yield Paragraph(f"Answer {number}, {verdict}. Prompt: {_cut(str(sample.get('prompt', '')))}")
+        yield Code(_cut(str(sample.get("response", ""))))
+
+
+def _cut(answer: str) -> str:
+    return answer if len(answer) <= SAMPLE_CHARACTERS else answer[:SAMPLE_CHARACTERS] + " …"

@@ -1,0 +1,88 @@
+"""What the report's sections have in common: records as text, and what is still missing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from objectives.score import Measure, Score
+from search.report_pages import Missing
+from search.report_records import Records
+from search.view import TrialView
+from train.rundir import Json
+
+HALVES = {"search": "search half", "sealed": "sealed half", "all": "all prompts"}
+STATES = {"infeasible": "too large for the memory", "behind": "ended as behind"}
+
+
+def missing_final(records: Records) -> Missing:
+    """What is not there of the final run, and the command that makes it."""
+    if records.frozen is None:
+        what = records.frozen_problem or "The best trial is not frozen yet."
+        return Missing(what, f"nightshift freeze {records.study.name}")
+    started = "has not ended yet" if records.final else "has not been started"
+    return Missing(f"The final run {started}.", f"python {records.study.folder / 'final_run.py'}")
+
+
+def final_result(records: Records) -> Json | None:
+    """The result of the final run, if it has ended."""
+    return records.final.result if records.final else None
+
+
+def final_score(final: Json, key: str, half: str) -> Score:
+    """A Score of the final run's result: of "scores" or "base_scores", for one of HALVES."""
+    return parse(final[key][half])
+
+
+def parse(dumped: Json) -> Score:
+    """A Score out of a result.json."""
+    return Score.model_validate(dumped, strict=False)
+
+
+def start(records: Records) -> str:
+    """The command that goes on with the study."""
+    return f"nightshift start {records.study.folder / 'study.toml'}"
+
+
+def trial_name(trial: TrialView) -> str:
+    """Its number, and the prior that it is."""
+    return f"{trial.number}, prior {trial.prior}" if trial.prior else str(trial.number)
+
+
+def state(trial: TrialView) -> str:
+    """How it stands; a trial that the race ended is told apart from one that was asked everything."""
+    return "behind" if trial.behind is not None else trial.state
+
+
+def measure(known: Measure | None) -> str:
+    """A proportion with its standard error; nothing where it is not known."""
+    return str(known) if known else ""
+
+
+def value(known: Any) -> str:
+    """A hyperparameter; a dash for None."""
+    if known is None:
+        return "–"
+    if isinstance(known, bool):
+        return "yes" if known else "no"
+    return f"{known:.4g}" if isinstance(known, float) else str(known)
+
+
+def count(known: int | None) -> str:
+    """A number of things; nothing where it is not known."""
+    return "" if known is None else f"{known:,}"
+
+
+def size(known: int | None) -> str:
+    """Bytes in the unit that reads best; nothing where they are not known."""
+    if not known:
+        return ""
+    if known < 2**20:
+        return f"{known / 2**10:,.1f} KiB"
+    return f"{known / 2**30:.2f} GiB" if known >= 10 * 2**30 else f"{known / 2**20:,.1f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that reads best."""
+    if seconds >= 3600:
+        return f"{seconds / 3600:.2f} h"
+    return f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.1f} s"

@@ -1,0 +1,252 @@
+"""Starts the process that scores or measures (search.scoring), follows it, and reads what it wrote. Imports no torch.
+
+A folder with a score holds settings.json (what was asked, from the first start on), answers-HALF.jsonl (every answer,
+as it was made), score.json (from the end on), samples.jsonl where asked, and log.txt, what libraries said.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from objectives.score import Score
+from search import freeze, score_settings
+from search.errors import SearchError, WorkerFailed
+from search.launcher import environment, kill_group
+from search.score_model import ScoredModel
+from search.score_settings import Machine, Part, Prompts
+from train.rundir import Json, parse_event, read_json, write_json
+
+SCORE, SETTINGS, SAMPLES, LOG = "score.json", "settings.json", "samples.jsonl", "log.txt"
+PROMPT_TOKENS = (32, 256, 1024)
+NEW_TOKENS = 128
+WARMUPS = 3
+
+Watch = Callable[[Json], None]
+
+
+def score(
+    model: ScoredModel,
+    machine: Machine,
+    prompts: Prompts,
+    part: Part,
+    settings: Json,
+    out: Path,
+    *,
+    save_samples: bool,
+    watch: Watch,
+) -> Json:
+    """The record of score.json in `out`: the one that is there if it has all that is asked, else made now.
+
+    Raises SearchError where `out` holds a score with other settings, or another process is at work in it.
+    """
+    check_settings(out, settings)
+    stored = stored_score(out, part)
+    if stored is not None and (not save_samples or (out / SAMPLES).is_file()):
+        return stored
+    out.mkdir(parents=True, exist_ok=True)
+    with _alone(out):
+        write_json(out / SETTINGS, settings)
+        run(score_job(model, prompts, settings, out, save_samples=save_samples), machine, out, watch)
+    made = stored_score(out, part)
+    assert made is not None, out
+    return made
+
+
+def score_job(model: ScoredModel, prompts: Prompts, settings: Json, out: Path, *, save_samples: bool) -> Json:
+    """What the process is told, but for what `run` adds."""
+    earlier = read_json(out / SCORE) or {"texts": {}}
+    record: Json = {
+        "model": model.name,
+        "base": model.base.model,
+        "revision": model.base.revision,
+        "adapter": str(model.adapter) if model.adapter else None,
+        "recipe_sha256": model.recipe.digest if model.recipe else None,
+        "prompts": str(prompts.path.absolute()),
+        "texts": {**earlier["texts"], **score_settings.texts(prompts)},
+    }
+    return {
+        "kind": "score",
+        "model": loadable(model),
+        "prompts": record["prompts"],
+        "halves": list(prompts.halves),
+        "settings": settings,
+        "record": record,
+        "save_samples": save_samples,
+        "out": str(out),
+        "lower": f"lower --batch-size, which is {settings['batch_size']}, or --max-new-tokens",
+    }
+
+
+def stored_score(out: Path, part: Part) -> Json | None:
+    """The record in `out`, if it has the score of that part."""
+    record = read_json(out / SCORE)
+    return record if record and part in record["scores"] else None
+
+
+def check_settings(out: Path, settings: Json) -> None:
+    """Raise SearchError, naming what differs, where `out` holds answers that other settings gave."""
+    held = read_json(out / SETTINGS)
+    if held is None or held == (asked := json.loads(json.dumps(settings))):
+        return
+    names = [name for name in {**held, **asked} if held.get(name) != asked.get(name)]
+    away = shlex.join(["mv", str(out), f"{out}-old"])
+    changes = "; ".join(_change(name, held.get(name), asked.get(name)) for name in names)
+    raise SearchError(
+        f"{out} holds answers that were made with other settings ({changes}): give another folder with --out, or move "
+        f"this one away: {away}"
+    )
+
+
+def _change(name: str, held: Any, asked: Any) -> str:
+    if name == "versions":
+        differ = [k for k in {**(held or {}), **asked} if (held or {}).get(k) != asked.get(k)]
+        return ", ".join(f"{k} {(held or {}).get(k)}, now {asked.get(k)}" for k in differ)
+    if name == "chat_template" or name.endswith("sha256"):
+        return f"another {name.removesuffix('_sha256').replace('_', ' ')}"
+    return f"{name} {held}, now {asked}"
+
+
+def loadable(model: ScoredModel) -> Json:
+    """A model as the process is told of it."""
+    return {
+        "base": model.base.model_dump(mode="json"),
+        "adapter": str(model.adapter.absolute()) if model.adapter else None,
+    }
+
+
+def latency(models: Sequence[ScoredModel], machine: Machine, runs: int, watch: Watch) -> Json:
+    """Measure one model (an adapter: beside its base model), or two against each other, by turns."""
+    with tempfile.TemporaryDirectory(prefix="nightshift-latency-") as folder:
+        result = Path(folder, "latency.json")
+        run(latency_job(models, machine, runs, result), machine, Path(folder), watch)
+        made = read_json(result)
+    assert made is not None
+    return made
+
+
+def latency_job(models: Sequence[ScoredModel], machine: Machine, runs: int, result: Path) -> Json:
+    """What the process is told, but for what `run` adds."""
+    loads, arms = arms_of(models)
+    facts = {"threads": machine.threads, "weights": machine.facts["weights"], "warmups": WARMUPS}
+    return {
+        "kind": "latency",
+        "loads": [loadable(model) for model in loads],
+        "arms": arms,
+        "lengths": PROMPT_TOKENS,
+        "new_tokens": NEW_TOKENS,
+        "runs": runs,
+        "warmups": WARMUPS,
+        "result": str(result),
+        "record": {**facts, "versions": freeze.versions()},
+        "lower": "measure one model alone, or with --weights nf4",
+    }
+
+
+def arms_of(models: Sequence[ScoredModel]) -> tuple[list[ScoredModel], list[Json]]:
+    """What has to be loaded, and the arms that are measured: {"name", "load" (a place in the first), "tuned"}.
+
+    A base model and an adapter on it are one load, the adapter switched off for the base.
+    """
+    first = models[0]
+    if len(models) == 1 and first.adapter is None:
+        return [first], [_arm(first.name, 0, tuned=False)]
+    if len(models) == 1:
+        return [first], [_arm(first.base.model, 0, tuned=False), _arm(first.name, 0, tuned=True)]
+    second = models[1]
+    tuned = [model for model in models if model.adapter]
+    if first.facts.sha256 == second.facts.sha256 and len(tuned) == 1:
+        return tuned, [_arm(model.name, 0, tuned=model.adapter is not None) for model in models]
+    return [first, second], [_arm(m.name, place, tuned=m.adapter is not None) for place, m in enumerate(models)]
+
+
+def _arm(name: str, load: int, *, tuned: bool) -> Json:
+    return {"name": name, "load": load, "tuned": tuned}
+
+
+# The process
+
+
+def known(machine: Machine) -> Json:
+    """What `run` adds to a job."""
+    device = {"device": machine.device, "threads": machine.threads, "quantize": machine.quantize}
+    return {"parent": os.getpid(), **device}
+
+
+def run(job: Json, machine: Machine, folder: Path, watch: Watch) -> None:
+    """Run the job to its end; `watch` sees each event. Its file and its log lie in `folder`.
+
+    Raises SearchError with what the process says has to be put right, or WorkerFailed where it died. Whatever ends
+    this function ends the process.
+    """
+    path = folder / "job.json"
+    write_json(path, {**job, **known(machine)})
+    error = ""
+    try:
+        with open(folder / LOG, "wb") as log, _started(path, machine, log.fileno()) as process:
+            assert process.stdout is not None
+            for line in process.stdout:
+                event = parse_event(line) or {}
+                if event.get("event") == "error":
+                    error = event["message"]
+                elif event:
+                    watch(event)
+            code = process.wait()
+    finally:
+        path.unlink()
+    if error:
+        raise SearchError(error)
+    if code:
+        raise WorkerFailed(_died(code, folder / LOG))
+
+
+@contextmanager
+def _started(path: Path, machine: Machine, log: int) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "search.scoring", str(path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        start_new_session=True,
+        env={**os.environ, **environment(machine.threads)},
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                kill_group(process.pid)
+
+
+def _died(code: int, log: Path) -> str:
+    how = f"exit code {code}" if code > 0 else f"killed by {signal.Signals(-code).name}"
+    if -code == signal.SIGKILL:
+        how += ", perhaps for want of memory"
+    said = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    last = f"; the last it said: {said[-1].strip()}" if said else ""
+    return f"the process that held the model ended before it was done: {how}{last}"
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    with open(out / ".lock", "wb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SearchError(f"another process is scoring into {out}; wait for it, or give another --out") from None
+        yield
+
+
+def scores_of(record: Json) -> dict[str, Score]:
+    """The Scores of a record, by part."""
+    return {part: Score.model_validate_json(json.dumps(score)) for part, score in record["scores"].items()}

@@ -1,0 +1,137 @@
+"""Which model a user means: a base or merged model, an adapter, a trial's RunDir, a study's final run. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from search.errors import SearchError
+from search.home import STUDY_FILE
+from train.planning import plan
+from train.recipe import Base, Recipe, RecipeError
+from train.rundir import RunDir, read_json
+
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+BASE_RUN = "base"  # the RunDir of the untuned model
+FINAL = "final"
+
+
+@dataclass(frozen=True)
+class ScoredModel:
+    """A model that can be loaded: a base (or merged) model, and the adapter on it, if there is one.
+
+    `base.sha256` and `adapter_sha256` say which files it is. `recipe` is that of the RunDir in or beside which the
+    adapter lies, `study` the folder of the study that this RunDir belongs to.
+    """
+
+    name: str
+    base: Base
+    facts: plan.BaseFacts
+    adapter: Path | None = None
+    adapter_sha256: str | None = None
+    recipe: Recipe | None = None
+    run: RunDir | None = None
+    study: Path | None = None
+
+    @property
+    def digests(self) -> dict[str, str | None]:
+        """What has to be equal for two scores to be of the same weights."""
+        return {"model_sha256": self.facts.sha256, "adapter_sha256": self.adapter_sha256}
+
+
+def find(argument: str, revision: str | None = None) -> ScoredModel:
+    """The model that `argument` means: a folder, or a hub id (at `revision`). Every file it needs is there and whole.
+
+    Raises SearchError or RecipeError.
+    """
+    path = Path(argument).expanduser()
+    if (path / "recipe.json").is_file():
+        return _of_run(RunDir(path))
+    if (path / ADAPTER_CONFIG).is_file():
+        beside = RunDir(path.absolute().parent)
+        if path.name == "adapter" and beside.recipe_path.is_file():
+            return _of_run(RunDir(path.parent))
+        return _of_adapter(path, argument)
+    if (path / STUDY_FILE).is_file():
+        raise SearchError(
+            f"{argument} is a study; give one of its models: {path / 'runs' / '003'} for trial 3, "
+            f"{path / FINAL} for the final run"
+        )
+    base = Base(model=argument, allow_instruct=True)
+    facts = plan.inspect_base(argument, revision)
+    return ScoredModel(argument, _pinned(base, facts), facts)
+
+
+def _pinned(base: Base, facts: plan.BaseFacts) -> Base:
+    return base.model_copy(update={"revision": facts.revision, "sha256": facts.sha256, "allow_instruct": True})
+
+
+def _of_run(run: RunDir) -> ScoredModel:
+    try:
+        recipe = run.recipe()
+    except (ValidationError, UnicodeDecodeError) as error:
+        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
+        raise SearchError(
+            f"{run.recipe_path} is no recipe of this Nightshift ({'.'.join(map(str, first['loc']))}: {first['msg']}); "
+            f"give its adapter's folder moved elsewhere, with --chat-template"
+        ) from None
+    if run.path.resolve().name != BASE_RUN and not (run.adapter / ADAPTER_CONFIG).is_file():
+        raise SearchError(f"{run.path} holds no adapter{_why_not(run)}; give a run that was trained to its end")
+    facts = plan.inspect_base(recipe.base.model, recipe.base.revision, recipe.base.sha256)
+    adapter = run.adapter if (run.adapter / ADAPTER_CONFIG).is_file() else None
+    digest = _adapter_digest(adapter) if adapter else None
+    base = _pinned(recipe.base, facts)
+    return ScoredModel(str(run.path), base, facts, adapter, digest, recipe, run, _study(run))
+
+
+def _why_not(run: RunDir) -> str:
+    result = read_json(run.result)
+    return f": it is {result['outcome']}" if result and result.get("outcome") else ": it is not done"
+
+
+def _study(run: RunDir) -> Path | None:
+    path = run.path.resolve()
+    for folder in (path.parent, path.parent.parent):
+        if (folder / STUDY_FILE).is_file():
+            return folder
+    return None
+
+
+def _of_adapter(path: Path, name: str) -> ScoredModel:
+    digest, config = _adapter_digest(path), _adapter_config(path)
+    model, revision = config.get("base_model_name_or_path"), config.get("revision")
+    if not isinstance(model, str) or not model:
+        raise SearchError(f"{path / ADAPTER_CONFIG} names no base model (base_model_name_or_path); write it there")
+    base = Base(model=model, allow_instruct=True)
+    try:
+        facts = plan.inspect_base(model, revision if isinstance(revision, str) else None)
+    except RecipeError as error:
+        raise RecipeError(f"{path / ADAPTER_CONFIG} names its base model, and {error}") from None
+    return ScoredModel(name, _pinned(base, facts), facts, path, digest)
+
+
+def _adapter_config(path: Path) -> dict[str, object]:
+    try:
+        config = json.loads((path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SearchError(f"{path / ADAPTER_CONFIG} cannot be read as JSON ({error}); save the adapter again") from None
+    if not isinstance(config, dict):
+        raise SearchError(f"{path / ADAPTER_CONFIG} holds no JSON object; save the adapter again")
+    return config
+
+
+def _adapter_digest(path: Path) -> str:
+    """SHA-256 over the adapter's configuration and weights. Raises SearchError where there are no safe weights."""
+    if not (path / ADAPTER_WEIGHTS).is_file():
+        pickled = (path / "adapter_model.bin").exists()
+        why = "only pickled weights (adapter_model.bin), which can run code" if pickled else f"no {ADAPTER_WEIGHTS}"
+        raise SearchError(f"{path} holds {why}; save the adapter as safetensors (save_pretrained does)")
+    digest = hashlib.sha256()
+    for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
+        with open(path / name, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,188 @@
+"""Everything that decides a score, settled and checked before a process is started for it. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from objectives import subset
+from objectives.score import ObjectiveError, Prompt
+from search import config, freeze
+from search.errors import FreezeDiffers, MachineUnfit, SearchError
+from search.home import STUDY_FILE
+from search.score_model import FINAL, ScoredModel
+from search.survey import card, read_prompts
+from train.rundir import Json
+
+Device = Literal["cpu", "cuda"]
+Part = Literal["search", "sealed", "all"]
+HALVES = ("search", "sealed")
+PUBLISHED = "ifeval_input_data.jsonl"  # what the hub's data set google/IFEval calls its file
+GET_PROMPTS = f"hf download google/IFEval {PUBLISHED} --repo-type dataset --local-dir ."
+EXAMPLE_TEMPLATE = (
+    "{% for m in messages %}{{ '### ' + m.role + '\\n' + m.content + '\\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '### assistant\\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The file with the prompts, and which of its halves are asked."""
+
+    path: Path
+    sha256: str
+    halves: Mapping[str, tuple[Prompt, ...]]
+
+    @property
+    def count(self) -> int:
+        """How many prompts are asked."""
+        return sum(map(len, self.halves.values()))
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a model is loaded and how: in NF4, or (`quantize` false) in float32 on the CPU, in bfloat16 on a card."""
+
+    device: Device
+    name: str
+    threads: int
+    quantize: bool
+
+    @property
+    def facts(self) -> Json:
+        """What of it decides the last bits of a result."""
+        threads = {"threads": self.threads} if self.device == "cpu" else {}
+        return {"device": self.name, **threads, "weights": "nf4" if self.quantize else "full"}
+
+
+def machine(model: ScoredModel, device: Device | None, quantize: bool) -> Machine:
+    """This machine: its card where it has one and nothing else is asked for. Raises MachineUnfit."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "")
+    threads = int(wanted) if wanted.isdecimal() and int(wanted) else len(os.sched_getaffinity(0))
+    threads = model.recipe.threads if model.recipe else threads
+    if device == "cpu":
+        return Machine("cpu", "cpu", threads, quantize)
+    try:
+        return Machine("cuda", card().name, threads, quantize)
+    except MachineUnfit:
+        if device is None:
+            return Machine("cpu", "cpu", threads, quantize)
+        raise MachineUnfit(
+            "--device cuda: there is no NVIDIA card here that can be used (`nvidia-smi` has to list one); leave "
+            "--device out to use the CPU"
+        ) from None
+
+
+def chat_template(model: ScoredModel, given: Path | None) -> str | None:
+    """The template given, else the recipe's; None stands for the tokenizer's own. Raises SearchError without any."""
+    if given is not None:
+        try:
+            return _checked(given, given.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise SearchError(
+                f"--chat-template {given} cannot be read ({error}); give a file with Jinja in it"
+            ) from None
+    if model.recipe and model.recipe.chat_template:
+        return model.recipe.chat_template
+    if model.facts.has_chat_template:
+        return None
+    raise SearchError(
+        f"{model.base.model} has no chat template, as base models often do: put one into a file, the one that it was "
+        "or will be trained with, and add --chat-template FILE. A plain one, in Jinja:\n\n"
+        f"    {EXAMPLE_TEMPLATE}\n"
+    )
+
+
+def _checked(path: Path, template: str) -> str:
+    from jinja2 import Environment, TemplateSyntaxError  # as transformers renders them
+
+    try:
+        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+    except TemplateSyntaxError as error:
+        raise SearchError(f"--chat-template {path} is no Jinja: line {error.lineno}: {error}; correct it") from None
+    if "messages" not in template:
+        raise SearchError(f"--chat-template {path} never mentions messages, so it could show no chat; correct it")
+    return template
+
+
+def part_of(model: ScoredModel, asked: Part | None) -> Part:
+    """Which prompts are asked: a trial of a search is asked the search half unless something else is said, so that the
+    other half stays unseen; any other model all of them."""
+    trial = model.study is not None and model.run is not None and model.run.path.resolve().name != FINAL
+    return asked or ("search" if trial else "all")
+
+
+def prompts(model: ScoredModel, part: Part, file: Path | None) -> Prompts:
+    """The prompts of `part`, of the file given or of the one that the model's study or frozen recipe names.
+
+    Raises SearchError or ObjectiveError where it is not known, not there, not what was frozen or no file of prompts.
+    """
+    path, digest = (file, None) if file else _known(model)
+    try:
+        read, sha256 = read_prompts(path)
+    except ValueError as error:
+        raise ObjectiveError(str(error)) from None
+    if digest not in (None, sha256):
+        raise ObjectiveError(
+            f"{path} is not the file that was frozen with {model.name} (its sha256 is {sha256}, not {digest}): put "
+            f"that one back, or say that this one is meant with --file {path}"
+        )
+    halves = dict(zip(HALVES, subset.halves(read), strict=True))
+    return Prompts(path, sha256, {half: halves[half] for half in HALVES if part in (half, "all")})
+
+
+def _known(model: ScoredModel) -> tuple[Path, str | None]:
+    """The file of prompts where no one says which, and the digest that it has to have."""
+    if model.run is not None and model.run.path.resolve().name == FINAL:
+        frozen = model.run.path.resolve().with_name(freeze.FILE)
+        if frozen.is_file():
+            try:
+                objective = freeze.constant(frozen)["objective"]
+            except FreezeDiffers:
+                raise SearchError(f"{frozen} was edited, so its prompts are not known: add --file PATH") from None
+            return Path(frozen.parent, objective["prompts"]), objective["prompts_sha256"]
+    if model.study is not None:
+        return config.load(model.study / STUDY_FILE).objective.prompts, None
+    if Path(PUBLISHED).is_file():
+        return Path(PUBLISHED), None
+    raise SearchError(
+        f"which prompts? There is no {PUBLISHED} here, and {model.name} belongs to no study that names a file: give "
+        f"one with --file PATH, or get IFEval's 541 (Apache-2.0) once, with a network:\n\n    {GET_PROMPTS}\n"
+    )
+
+
+def out_folder(model: ScoredModel, given: Path | None) -> Path:
+    """Where a score is kept: as asked, in the RunDir, or under ./scores by the model's name."""
+    if given is not None:
+        return given
+    if model.run is not None:
+        return model.run.path / "scores"
+    return Path("scores") / (Path(model.name).resolve() if Path(model.name).exists() else Path(model.name)).name
+
+
+def texts(prompts: Prompts) -> dict[str, str]:
+    """The digest of each prompt's text, by key: two scores are compared only where these agree."""
+    return {str(p.key): text_digest(p.prompt) for half in prompts.halves.values() for p in half}
+
+
+def text_digest(text: str) -> str:
+    """A short digest of one prompt's text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def settings(
+    model: ScoredModel, machine: Machine, prompts: Prompts, template: str | None, **lengths: int
+) -> dict[str, Any]:
+    """Everything that decides the answers, in the order in which it is shown; equal settings give equal answers."""
+    return {
+        **model.digests,
+        "prompts_file_sha256": prompts.sha256,
+        "chat_template": template,
+        **lengths,
+        **machine.facts,
+        "versions": freeze.versions(),
+    }

@@ -1,0 +1,184 @@
+"""The child process of `nightshift score` and `nightshift latency`: loads models, lets them answer, measures them.
+
+    python -m search.scoring JOB.json
+
+The job says everything (see search.score_job). What happens is told on the standard output, one JSON object a line;
+whatever libraries print goes to the standard error. Answers are kept as they are made, so that this process may be
+killed at any instant. It dies with its parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from objectives.score import ObjectiveError
+from search.worker import die_with_parent
+from train.recipe import Base, RecipeError
+from train.rundir import Json, read_json, write_atomic, write_json
+
+if TYPE_CHECKING:
+    from train.model import LoadedBase
+
+Tell = Callable[[Json], None]
+
+
+def score(job: Json, tell: Tell) -> None:
+    """Have the model answer, and write score.json (and samples.jsonl where asked) into the folder of the job."""
+    from objectives.evaluation import evaluate
+    from objectives.generate import Generator
+    from objectives.ifeval import load_prompts
+
+    load_prompts(job["prompts"])  # kwargs that no checker takes are told before anything is loaded
+    base, tuned = _load(job, job["model"], tell)
+    generator = Generator(
+        tuned or base.model,
+        base.tokenizer,
+        chat_template=job["settings"]["chat_template"],
+        max_new_tokens=job["settings"]["max_new_tokens"],
+        batch_size=job["settings"]["batch_size"],
+    )
+    out = Path(job["out"])
+    began = time.monotonic()
+
+    def progress(half: str, answered: int, count: int, tokens: int) -> None:
+        seconds = time.monotonic() - began
+        tell({"event": "answers", "half": half, "done": answered, "of": count, "tokens": tokens, "seconds": seconds})
+
+    settings = {**job["settings"], "chat_template": generator.chat_template}
+    scores, samples = evaluate(
+        Path(job["prompts"]),
+        generator,
+        out / "answers",
+        identity=settings,
+        parts=job["halves"],
+        progress=progress,
+    )
+    if job["save_samples"]:
+        write_atomic(out / "samples.jsonl", "".join(json.dumps(sample) + "\n" for sample in samples))
+    earlier = read_json(out / "score.json") or {"scores": {}, "fallback": None}
+    made = {name: made.model_dump(mode="json") for name, made in scores.items()}
+    facts = {**job["record"], "settings": settings, "fallback": generator.fallback or earlier["fallback"]}
+    write_json(out / "score.json", {**facts, "scores": {**earlier["scores"], **made}})
+
+
+def latency(job: Json, tell: Tell) -> None:
+    """Measure every arm of the job by turns, and write the figures to the file that it names."""
+    from objectives.latency import Arm, device_name, interleaved, longest_prompt
+
+    loads = [_load(job, model, tell) for model in job["loads"]]
+    arms, figures = [], []
+    for arm in job["arms"]:
+        base, tuned = loads[arm["load"]]
+        off = tuned is not None and not arm["tuned"]
+        arms.append(Arm(tuned or base.model, base.tokenizer, *([tuned.disable_adapter] if off else [])))
+        figures.append(
+            {"name": arm["name"], "size": _sizes(base, tuned, job["loads"][arm["load"]], arm), "latency": []}
+        )
+    room = [longest_prompt(arm.model, job["new_tokens"]) for arm in arms]
+    longest = min((tokens for tokens in room if tokens is not None), default=None)
+    lengths = [length for length in job["lengths"] if longest is None or length <= longest]
+    if not lengths:
+        raise ObjectiveError(
+            f"no prompt of {min(job['lengths'])} tokens and {job['new_tokens']} new ones fits into the model's "
+            "positions; measure a model with more"
+        )
+    turns, done = len(lengths) * len(arms) * (job["runs"] + job["warmups"]), 0
+
+    def after_run() -> None:
+        nonlocal done
+        done += 1
+        tell({"event": "run", "done": done, "of": turns})
+
+    for length in lengths:
+        measured = interleaved(
+            arms, length, job["new_tokens"], runs=job["runs"], warmups=job["warmups"], after_run=after_run
+        )
+        for figure, one in zip(figures, measured, strict=True):
+            figure["latency"].append(one.model_dump(mode="json"))
+    left_out = [length for length in job["lengths"] if length not in lengths]
+    write_json(
+        Path(job["result"]),
+        {
+            "device": device_name(arms[0].model.device),
+            **job["record"],
+            "arms": figures,
+            "left_out": left_out,
+            "longest_prompt": longest,
+        },
+    )
+
+
+def _load(job: Json, model: Json, tell: Tell) -> tuple[LoadedBase, Any]:
+    """The base model, and the same below its adapter, or None where it has none."""
+    from train.model import load_adapter, load_base
+
+    tell({"event": "load", "model": model["base"]["model"]})
+    base = load_base(
+        Base.model_validate_json(json.dumps(model["base"])), job["threads"], job["device"], quantize=job["quantize"]
+    )
+    return base, load_adapter(base, Path(model["adapter"])) if model["adapter"] else None
+
+
+def _sizes(base: LoadedBase, tuned: Any, model: Mapping[str, Any], arm: Mapping[str, Any]) -> Json:
+    """What one arm counts and weighs; `base_bytes` are the weight files of the model below the adapter."""
+    from objectives.latency import size
+    from train.base import inspect_base
+    from train.shards import weight_files
+
+    folder = inspect_base(base.base.model, base.base.revision).folder
+    assert folder is not None
+    measured = size(tuned or base.model, Path(model["adapter"]) if tuned is not None else None)
+    if tuned is not None and not arm["tuned"]:
+        adapter = sum(p.nbytes for name, p in tuned.named_parameters() if "lora_" in name)
+        measured = measured.model_copy(
+            update={
+                "total_parameters": measured.total_parameters - measured.trainable_parameters,
+                "trainable_parameters": 0,
+                "adapter_bytes": 0,
+                "loaded_bytes": measured.loaded_bytes - adapter,
+            }
+        )
+    files = weight_files(Path(folder))
+    return {**measured.model_dump(mode="json"), "base_bytes": sum(file.stat().st_size for file in files)}
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    import torch
+
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError))
+
+
+def main(arguments: list[str]) -> int:
+    """Do the job in the file named. 0: done, 2: told what has to be put right; all else is a defect, and raises."""
+    job = read_json(Path(arguments[0]))
+    assert job is not None, arguments
+    die_with_parent(job["parent"])
+    told = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def tell(event: Json) -> None:
+        told.write(json.dumps(event) + "\n")
+        told.flush()
+
+    tell({"event": "start"})
+    try:
+        {"score": score, "latency": latency}[job["kind"]](job, tell)
+    except (ObjectiveError, RecipeError) as error:
+        tell({"event": "error", "message": str(error)})
+        return 2
+    except Exception as error:
+        if not _out_of_memory(error):
+            raise
+        tell({"event": "error", "message": f"out of memory ({str(error).splitlines()[0]}); {job['lower']}"})
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

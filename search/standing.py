@@ -1,0 +1,43 @@
+"""How the trials of a study stand to each other: the incumbent, and what earlier ones did on every prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from objectives.score import Score
+from storage.records import TrialRecord
+from train.rundir import Json, RunDir, read_json
+
+BEHIND = "behind"  # user attribute of a trial that was ended as worse than the incumbent: the incumbent's number
+
+
+def incumbent(records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The complete trial with the highest value among those that were asked the whole reference set; of equals, the
+    first."""
+    whole = [r for r in records if r.state == "complete" and r.value is not None and BEHIND not in r.user_attrs]
+    return max(whole, key=lambda r: (r.value or 0.0, -r.number), default=None)
+
+
+def contest(runs: Path, records: Sequence[TrialRecord], number: int) -> Json:
+    """What trial `number` is compared with, for its job: by the number of each complete trial before it, what that one
+    did on every prompt it was asked (key -> [followed, tokens]), and which of them is the incumbent.
+
+    Trials end one after another and their results never change, so a trial that was interrupted is given the same.
+    """
+    before = [r for r in records if r.number < number and r.state == "complete"]
+    found = {r.number: asked(runs, r.number) for r in before}
+    best = incumbent([r for r in before if found[r.number]])
+    return {
+        "earlier": {str(trial): verdicts for trial, verdicts in found.items() if verdicts},
+        "incumbent": best.number if best else None,
+    }
+
+
+def asked(runs: Path, number: int) -> dict[str, list[int]]:
+    """Whether a trial followed each prompt that it was asked, and the tokens of its answer; empty without a score."""
+    result = read_json(RunDir(runs / f"{number:03d}").result)
+    if result is None or not result.get("score"):
+        return {}
+    score = Score.model_validate(result["score"], strict=False)
+    return {str(verdict.key): [int(verdict.followed), verdict.tokens] for verdict in score.verdicts}

@@ -1,0 +1,162 @@
+"""Decoding: equal to transformers' own token for token, whoever joins or leaves the batch, also on unpacked weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_generation import MANY_ENDS, NEW, PROMPTS, by_transformers, quantized, rows_of, tiny, with_adapter
+from transformers import (
+    AutoModelForCausalLM,
+    Lfm2Config,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from objectives import decoding
+from objectives.decoding import BLOCK, Decoding, decode
+from objectives.generate import Generator
+from objectives.inference import evaluating, unpacked
+
+
+@pytest.fixture
+def generator(llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Generator:
+    return Generator(llama, tokenizer, None, NEW, 3)
+
+
+# ---- equal to transformers
+
+
+@pytest.mark.parametrize("ends", [frozenset(), MANY_ENDS], ids=["no row ends", "rows end"])
+def test_a_batch_equals_transformers_generate(
+    llama: LlamaForCausalLM, generator: Generator, ends: frozenset[int]
+) -> None:
+    rows = rows_of(generator)
+    with evaluating(llama):
+        ours = decode(llama, rows, ends, NEW)
+    assert ours == by_transformers(llama, rows, ends, NEW)
+    assert len({tuple(row) for row in ours}) == len(rows)
+    if ends:
+        assert len({len(row) for row in ours}) > 2  # rows did leave at different times
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "mistral-window-8", "gpt2"])
+def test_other_architectures_equal_transformers_generate(
+    architecture: str, generator: Generator, one_thread: None
+) -> None:
+    model = tiny(architecture)
+    rows = rows_of(generator)
+    with evaluating(model):
+        ours = decode(model, rows, MANY_ENDS, NEW)
+    assert ours == by_transformers(model, rows, MANY_ENDS, NEW)
+
+
+def test_four_bit_weights_under_an_adapter_equal_transformers_generate(
+    llama: LlamaForCausalLM, generator: Generator
+) -> None:
+    model = with_adapter(quantized(llama))
+    rows = rows_of(generator)
+    with evaluating(model):
+        ours = decode(model, rows, MANY_ENDS, NEW)
+    assert ours == by_transformers(model, rows, MANY_ENDS, NEW)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 6, 100])
+def test_answers_do_not_depend_on_the_batch_in_float32(
+    llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, generator: Generator, batch_size: int
+) -> None:
+    assert Generator(llama, tokenizer, None, NEW, batch_size)(PROMPTS) == generator(PROMPTS)
+
+
+def test_rows_that_leave_do_not_disturb_the_others(llama: LlamaForCausalLM, generator: Generator) -> None:
+    rows = rows_of(generator)
+    with evaluating(llama):
+        alone = [decode(llama, [row], MANY_ENDS, NEW)[0] for row in rows]
+        assert decode(llama, rows, MANY_ENDS, NEW) == alone
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "mistral-window-8", "gpt2"])
+def test_rows_that_join_a_batch_are_continued_as_if_alone(
+    architecture: str, generator: Generator, one_thread: None
+) -> None:
+    model = tiny(architecture)
+    rows = rows_of(generator) * 2
+    with evaluating(model):
+        alone = [decode(model, [row], MANY_ENDS, NEW)[0] for row in rows]
+        for size in (1, 2, 5):
+            assert decode(model, rows, MANY_ENDS, NEW, size) == alone
+    assert len({len(row) for row in alone}) > 2
+
+
+def test_prompts_that_are_read_in_groups_are_continued_as_if_alone(
+    llama: LlamaForCausalLM, generator: Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = sorted(rows_of(generator) * 2, key=len, reverse=True)
+    with evaluating(llama):
+        alone = [decode(llama, [row], MANY_ENDS, NEW)[0] for row in rows]
+        for at_once in (1, len(rows[0]), 3 * len(rows[0])):
+            monkeypatch.setattr(decoding, "READ_TOKENS", at_once)
+            assert decode(llama, rows, MANY_ENDS, NEW) == alone
+
+
+def test_a_cache_that_has_grown_many_times_equals_transformers_generate(
+    llama: LlamaForCausalLM, generator: Generator
+) -> None:
+    rows, new = rows_of(generator)[:3], 2 * BLOCK + 9
+    with evaluating(llama):
+        assert decode(llama, rows, [0], new) == by_transformers(llama, rows, frozenset([0]), new)
+
+
+def test_a_memory_that_rows_cannot_join_is_used_batch_by_batch(generator: Generator, one_thread: None) -> None:
+    torch.manual_seed(1)
+    config = Lfm2Config(
+        vocab_size=320,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        layer_types=["conv", "full_attention"],
+        initializer_range=0.4,
+        max_position_embeddings=256,
+        pad_token_id=0,
+        bos_token_id=None,
+        eos_token_id=1,
+    )
+    model, rows = AutoModelForCausalLM.from_config(config), rows_of(generator)
+    with evaluating(model):
+        together = decode(model, rows, MANY_ENDS, NEW, 2)
+        assert together == [row for i in (0, 2, 4) for row in decode(model, rows[i : i + 2], MANY_ENDS, NEW)]
+    assert together[:2] == by_transformers(model, rows[:2], MANY_ENDS, NEW)
+
+
+def test_decoding_goes_on_with_the_rows_that_are_kept(llama: LlamaForCausalLM, generator: Generator) -> None:
+    with evaluating(llama):
+        batch = Decoding(llama, rows_of(generator))
+        assert batch.step().shape == (6,)
+        batch.regroup([1, 4])
+        assert batch.step().shape == (2,)
+        assert {layer.keys.shape[0] for layer in batch._cache.layers} == {2}
+
+
+# ---- unpacked weights
+
+
+def test_unpacked_four_bit_weights_give_the_same_logits_bit_for_bit(llama: LlamaForCausalLM) -> None:
+    model, ids = quantized(llama), torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+    with evaluating(model):
+        packed = model(input_ids=ids).logits
+        with unpacked(model):
+            assert torch.equal(model(input_ids=ids).logits, packed)
+            assert "forward" in vars(model.model.layers[0].mlp.up_proj)
+        assert "forward" not in vars(model.model.layers[0].mlp.up_proj)
+
+
+def test_an_adapter_on_unpacked_weights_gives_the_same_logits_but_for_rounding(llama: LlamaForCausalLM) -> None:
+    model, ids = with_adapter(quantized(llama)), torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+    with evaluating(model):
+        packed = model(input_ids=ids).logits
+        with unpacked(model):
+            torch.testing.assert_close(model(input_ids=ids).logits, packed)
+        with model.disable_adapter(), unpacked(model):
+            assert not torch.allclose(model(input_ids=ids).logits, packed)
+        assert torch.equal(model(input_ids=ids).logits, packed)

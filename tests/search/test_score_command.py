@@ -1,0 +1,292 @@
+"""`nightshift score`: a real adapter scored by the real process, stopped on the way, and every mistake before it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import tiny
+import tiny_scored
+from typer.testing import CliRunner, Result
+
+from objectives.score import ObjectiveError
+from search import freeze, score_job, score_model, score_settings, score_view, scoring
+from search.cli import GO_ON, app
+from search.errors import SearchError, WorkerFailed
+from train.rundir import RunDir, write_json
+
+ASKED = ["--prompts", "all", "--max-new-tokens", "60", "--batch-size", "1", "--save-samples", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("scored")
+    tiny_scored.write_run(place)
+    return place
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+
+
+def nightshift(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="nightshift")
+
+
+@contextmanager
+def process(*arguments: object) -> Iterator[subprocess.Popen[str]]:
+    command = [sys.executable, "-m", "search.cli", *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
+
+
+@pytest.fixture(scope="module")
+def scored(made: Path) -> Path:
+    """The scores of the run: stopped by Ctrl-C once the first answers were there, and gone on with."""
+    run = made / "studies" / "tiny" / "runs" / "003"
+    with process("score", run, *ASKED) as first:
+        assert first.stderr is not None
+        while "answered" not in (line := first.stderr.readline()):
+            assert line, first.wait()
+        first.send_signal(signal.SIGINT)
+        assert first.stderr.read().endswith(GO_ON + "\n")
+    assert first.returncode == 130
+    assert not (run / "scores" / "score.json").exists()
+    kept = (run / "scores" / "answers-search.jsonl").read_text().splitlines()
+    with process("score", run, *ASKED) as second:
+        out, error = second.communicate(timeout=120)
+    assert second.returncode == 0, error
+    assert "all prompts" in out
+    assert (run / "scores" / "answers-search.jsonl").read_text().splitlines()[: len(kept)] == kept
+    return run / "scores"
+
+
+def settled(run: Path, *, batch_size: int = 1) -> tuple[score_model.ScoredModel, score_settings.Machine, dict]:  # type: ignore[type-arg]
+    """The model in `run`, the machine, and the settings of ASKED."""
+    model = score_model.find(str(run))
+    machine = score_settings.machine(model, "cpu", True)
+    prompts, template = score_settings.prompts(model, "all", None), score_settings.chat_template(model, None)
+    lengths = {"max_new_tokens": 60, "batch_size": batch_size}
+    return model, machine, score_settings.settings(model, machine, prompts, template, **lengths)
+
+
+def test_what_was_stopped_and_gone_on_with_is_what_one_start_gives(scored: Path, tmp_path: Path) -> None:
+    model, machine, settings = settled(scored.parent)
+    prompts = score_settings.prompts(model, "all", None)
+    job = score_job.score_job(model, prompts, settings, tmp_path, save_samples=True)
+    events: list[dict[str, object]] = []
+    scoring.score({**job, **score_job.known(machine)}, events.append)
+    whole, stopped = (json.loads((folder / "score.json").read_text()) for folder in (tmp_path, scored))
+    for record in (whole, stopped):
+        for score in record["scores"].values():
+            assert score.pop("seconds") > 0
+    assert whole == stopped
+    assert (tmp_path / "samples.jsonl").read_text() == (scored / "samples.jsonl").read_text()
+    assert {len(stopped["texts"]), stopped["scores"]["all"]["prompt_strict"]["n"]} == {24}
+    assert stopped["settings"]["chat_template"] == tiny.TEMPLATE
+    assert stopped["scores"]["all"]["tokens"] > 0
+    assert [e["done"] for e in events if e["event"] == "answers"] == [4, 8, 12] * 2
+
+
+def test_what_is_there_is_shown_again_without_loading_anything(scored: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in scored.iterdir()}
+    answer = nightshift("score", scored.parent, *ASKED)
+    assert (answer.exit_code, answer.stderr) == (0, "")
+    words = " ".join(answer.stdout.split())
+    for said in (
+        "search half sealed half all prompts",
+        "prompts asked 12 12 24",
+        "prompts followed, strict",
+        "instructions followed, loose",
+        "startend:quotation",
+        "hit the length cap",
+        "tokens/s, checking included",
+        f"nightshift compare {scored} OTHER",
+    ):
+        assert said in words
+    record = json.loads(nightshift("score", scored.parent, *ASKED, "--json").stdout)
+    assert record == {"out": str(scored), **json.loads((scored / "score.json").read_text())}
+    assert {path: path.stat().st_mtime_ns for path in scored.iterdir()} == before
+
+
+def test_one_half_of_what_is_there_is_shown_alone(scored: Path) -> None:
+    rest = [word for word in ASKED if word not in ("--prompts", "all")]
+    answer = nightshift("score", scored.parent, *rest)  # a trial: the search half, if nothing else is said
+    assert answer.exit_code == 0, answer.stderr
+    assert "search half" in answer.stdout
+    assert "sealed half" not in answer.stdout
+
+
+def test_other_settings_do_not_overwrite_a_score(scored: Path) -> None:
+    answer = nightshift("score", scored.parent, *ASKED, "--max-new-tokens", "50", "--weights", "full")
+    assert answer.exit_code == 2
+    said = " ".join(answer.stderr.split())
+    assert "made with other settings (max_new_tokens 60, now 50; weights nf4, now full)" in said
+    assert f"give another folder with --out, or move this one away: mv {scored} {scored}-old" in said
+
+
+def test_warnings_say_what_a_reader_has_to_know(scored: Path) -> None:
+    record = json.loads((scored / "score.json").read_text())
+    score = score_job.scores_of(record)["all"]
+    doubtful = score.model_copy(update={"exact": False, "halved": True, "empty": 1})
+    lines = list(score_view._warnings(doubtful, {**record, "fallback": "another token at 3"}))
+    assert [line.split(":")[0] for line in lines[:4]] == ["warning"] * 4
+    text = "\n".join(lines)
+    for said in ("1 answer without text", "punkt_tab", "the batch was halved", "model.generate: another token at 3"):
+        assert said in text
+
+
+# Where model, template and prompts come from
+
+
+def test_an_adapter_beside_its_recipe_is_that_run(made: Path) -> None:
+    run = made / "studies" / "tiny" / "runs" / "003"
+    model = score_model.find(str(run / "adapter"))
+    assert (model.run, model.recipe) == (RunDir(run), RunDir(run).recipe())
+    assert model == score_model.find(str(run))
+    assert score_settings.part_of(model, None) == "search"
+    assert score_settings.chat_template(model, None) == tiny.TEMPLATE
+
+
+def test_an_adapter_elsewhere_takes_its_base_s_template(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "studies" / "tiny" / "runs" / "003" / "adapter", tmp_path / "mine")
+    model = score_model.find("mine")
+    assert (model.base.model, model.recipe, model.run) == (str(made / "model"), None, None)
+    assert model.adapter_sha256 == score_model.find(str(made / "studies" / "tiny" / "runs" / "003")).adapter_sha256
+    assert score_settings.chat_template(model, None) is None  # the tokenizer has one
+    assert score_settings.part_of(model, None) == "all"
+    assert score_settings.out_folder(model, None) == Path("scores/mine")
+
+
+def test_the_untuned_model_of_a_study_needs_no_adapter(made: Path) -> None:
+    runs = made / "studies" / "tiny" / "runs"
+    base = RunDir(runs / "base")
+    base.create(RunDir(runs / "003").recipe())
+    model = score_model.find(str(base.path))
+    assert (model.adapter, model.facts.sha256) == (None, score_model.find(str(made / "model")).facts.sha256)
+
+
+def test_a_final_run_s_prompts_are_those_that_were_frozen(made: Path, tmp_path: Path) -> None:
+    final = RunDir(tmp_path / "final")
+    shutil.copytree(made / "studies" / "tiny" / "runs" / "003", final.path, ignore=shutil.ignore_patterns("scores"))
+    file = tmp_path / "asked.jsonl"
+    tiny.write_prompts(file, 10)
+    digest = score_settings.read_prompts(file)[1]
+    for sha256 in (digest, "0" * 64):
+        objective = {"prompts": str(file), "prompts_sha256": sha256}
+        (tmp_path / "final_run.py").write_text(freeze.render({"objective": objective}))
+        model = score_model.find(str(final.path))
+        if sha256 == digest:
+            assert score_settings.prompts(model, score_settings.part_of(model, None), None).count == 10
+        else:
+            with pytest.raises(ObjectiveError, match="is not the file that was frozen with"):
+                score_settings.prompts(model, "all", None)
+            assert score_settings.prompts(model, "sealed", file).count == 5
+    (tmp_path / "final_run.py").write_text("print()")
+    with pytest.raises(SearchError, match="was edited, so its prompts are not known: add --file PATH"):
+        score_settings.prompts(model, "all", None)
+
+
+# Mistakes
+
+
+def mistakes(place: Path, made: Path) -> None:
+    """Files that are wrong in one thing each, in the folder `place`."""
+    (place / "empty").mkdir()
+    lines = (made / "prompts.jsonl").read_text().splitlines()
+    (place / "unknown.jsonl").write_text("\n".join([*lines[:2], lines[2].replace("no_comma", "no_coma")]))
+    (place / "one.jsonl").write_text(lines[0])
+    (place / "bare").mkdir()
+    shutil.copytree(made / "model", place / "bare", dirs_exist_ok=True)
+    (place / "bare" / "chat_template.jinja").unlink()
+    (place / "broken.jinja").write_text("{% for m in messages %}")
+    (place / "mute.jinja").write_text("### ")
+    run = made / "studies" / "tiny" / "runs" / "003"
+    pruned = RunDir(place / "pruned")
+    pruned.create(RunDir(run).recipe())
+    write_json(pruned.result, {"outcome": "pruned"})
+    shutil.copytree(run, place / "other")
+    (place / "other" / "recipe.json").write_text('{"rank": "x"}')
+    for name in ("pickled", "orphan"):
+        shutil.copytree(run / "adapter", place / name)
+    (place / "pickled" / "adapter_model.safetensors").rename(place / "pickled" / "adapter_model.bin")
+    config = json.loads((place / "orphan" / "adapter_config.json").read_text())
+    for name, base in (("orphan", None), ("lost", "./nowhere")):
+        shutil.copytree(run / "adapter", place / name, dirs_exist_ok=True)
+        (place / name / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": base}))
+
+
+def test_every_mistake_is_told_before_anything_is_loaded(made: Path, tmp_path: Path) -> None:
+    mistakes(tmp_path, made)
+    model, prompts = made / "model", ("--file", made / "prompts.jsonl")
+    before = sorted(tmp_path.rglob("*"))
+    for arguments, said in [
+        (["nowhere", *prompts], "there is no folder nowhere, and the hub cannot be reached"),
+        (["empty", *prompts], "empty has no config.json, so it is no model in Hugging Face format"),
+        ([made / "prompts.jsonl", *prompts], "is a file; give the folder that holds config.json"),
+        ([model], "which prompts? There is no ifeval_input_data.jsonl here"),
+        ([model, "--file", "gone.jsonl"], "gone.jsonl does not exist"),
+        ([model, "--file", "unknown.jsonl"], "line 3: punctuation:no_coma is no instruction type of IFEval"),
+        ([model, "--file", "one.jsonl"], "cannot be halved; give more"),
+        (["bare", *prompts], "bare has no chat template, as base models often do: put one into a file"),
+        (["bare", *prompts, "--chat-template", "gone"], "--chat-template gone cannot be read"),
+        (["bare", *prompts, "--chat-template", "broken.jinja"], "is no Jinja: line 1"),
+        (["bare", *prompts, "--chat-template", "mute.jinja"], "never mentions messages"),
+        ([made / "studies" / "tiny"], "is a study; give one of its models"),
+        (["pruned"], "pruned holds no adapter: it is pruned; give a run that was trained to its end"),
+        (["other"], "recipe.json is no recipe of this Nightshift (base: Field required)"),
+        (["pickled", *prompts], "only pickled weights (adapter_model.bin), which can run code"),
+        (["orphan", *prompts], "names no base model (base_model_name_or_path)"),
+        (["lost", *prompts], "names its base model, and the base model's folder ./nowhere does not exist"),
+        ([model, *prompts, "--prompts", "half"], "'half' is not one of 'search', 'sealed', 'all'"),
+        ([model, *prompts, "--max-new-tokens", "0"], "greater than or equal to 1"),
+    ]:
+        answer = nightshift("score", *arguments)
+        assert (answer.exit_code, answer.stdout) == (2, ""), answer.output
+        assert said in " ".join(answer.stderr.replace("│", " ").split())
+        assert "Traceback" not in answer.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_card_that_is_not_here_is_told(made: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # where there is no nvidia-smi
+    answer = nightshift("score", made / "model", "--file", made / "prompts.jsonl", "--device", "cuda")
+    assert answer.exit_code == 2
+    assert "--device cuda: there is no NVIDIA card here that can be used" in " ".join(answer.stderr.split())
+
+
+def test_two_at_once_in_one_folder_are_refused(scored: Path, tmp_path: Path) -> None:
+    model, machine, settings = settled(scored.parent)
+    prompts = score_settings.prompts(model, "all", None)
+    out = tmp_path / "busy"
+    out.mkdir()
+    with (
+        score_job._alone(out),
+        pytest.raises(SearchError, match=r"another process is scoring into .*busy; wait for it"),
+    ):
+        score_job.score(model, machine, prompts, "all", settings, out, save_samples=False, watch=lambda _: None)
+
+
+def test_a_process_that_dies_is_explained(scored: Path, tmp_path: Path) -> None:
+    model, machine, settings = settled(scored.parent)
+    prompts = score_settings.prompts(model, "all", None)
+    job = score_job.score_job(model, prompts, settings, tmp_path, save_samples=False)
+    with pytest.raises(WorkerFailed, match="ended before it was done: exit code 1; the last it said: KeyError: 'no'"):
+        score_job.run({**job, "kind": "no"}, machine, tmp_path, lambda _: None)
+    assert not (tmp_path / "job.json").exists()
