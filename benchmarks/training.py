@@ -21,16 +21,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
-import torch
-import transformers
 from table import Figure, publish
-from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-import train.loop
-from train import rehearsal_base
-from train.data.splits import ProbeRow, Splits
-from train.model import drop_adapter, load_base
+from train.imports import collector_paused
+
+with collector_paused():  # as the worker imports them
+    import datasets
+    import torch
+    import transformers
+    from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    import train.loop
+    from train import rehearsal_base
+    from train.data.splits import ProbeRow, Splits
+    from train.model import drop_adapter, load_base
+
 from train.planning.plan import inspect_base, plan
 from train.recipe import Base, Recipe, Source
 from train.rundir import RunDir

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from objectives.score import ObjectiveError
 from search.worker import die_with_parent
+from train.imports import collector_paused
 from train.recipe import Base, RecipeError
 from train.rundir import Json, read_json, write_atomic, write_json
 
@@ -30,9 +31,10 @@ Tell = Callable[[Json], None]
 
 def score(job: Json, tell: Tell) -> None:
     """Have the model answer, and write score.json (and samples.jsonl where asked) into the folder of the job."""
-    from objectives.evaluation import evaluate
-    from objectives.generate import Generator
-    from objectives.ifeval import load_prompts
+    with collector_paused():
+        from objectives.evaluation import evaluate
+        from objectives.generate import Generator
+        from objectives.ifeval import load_prompts
 
     load_prompts(job["prompts"])  # kwargs that no checker takes are told before anything is loaded
     base, tuned = _load(job, job["model"], tell)
@@ -69,7 +71,8 @@ def score(job: Json, tell: Tell) -> None:
 
 def latency(job: Json, tell: Tell) -> None:
     """Measure every arm of the job by turns, and write the figures to the file that it names."""
-    from objectives.latency import Arm, device_name, interleaved, longest_prompt
+    with collector_paused():
+        from objectives.latency import Arm, device_name, interleaved, longest_prompt
 
     loads = [_load(job, model, tell) for model in job["loads"]]
     arms, figures = [], []
@@ -116,7 +119,8 @@ def latency(job: Json, tell: Tell) -> None:
 
 def _load(job: Json, model: Json, tell: Tell) -> tuple[LoadedBase, Any]:
     """The base model, and the same below its adapter, or None where it has none."""
-    from train.model import load_adapter, load_base
+    with collector_paused():
+        from train.model import load_adapter, load_base
 
     tell({"event": "load", "model": model["base"]["model"]})
     base = load_base(

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from search.lease import LAPSED, POLL_S, FileWatch, Lease
+from train.imports import collector_paused
 from train.recipe import Base, Recipe
 from train.rundir import Json, RunDir, read_json, write_atomic, write_json
 
@@ -98,9 +99,9 @@ class Worker:
             path.unlink()
 
     def _trial(self, run: RunDir, recipe: Recipe, job: Json) -> Json:
+        base = self._load(run, recipe)
         from train import loop, model
 
-        base = self._load(run, recipe)
         watch = FileWatch(run, job["attempt"])
         trained = loop.train(
             recipe,
@@ -126,10 +127,10 @@ class Worker:
 
     def _base(self, run: RunDir, recipe: Recipe, job: Json) -> Json:
         """The base model as it is: its bits per byte and its score, which every trial has to beat."""
+        base = self._load(run, recipe)
         from train import probe
         from train.data.splits import splits
 
-        base = self._load(run, recipe)
         watch = FileWatch(run, job["attempt"])
         _phase(run, "probe")
         with _timed(self.seconds, "probe"):
@@ -145,8 +146,8 @@ class Worker:
         if self.loaded is None:
             _phase(run, "load")
             with _timed(self.seconds, "load"):
-                from train import model
-
+                with collector_paused():
+                    from train import loop, model  # noqa: F401  the loop will be needed, too
                 self.loaded = model.load_base(recipe.base, threads=recipe.threads, device=self.device)
                 self.recipe_base = recipe.base
         return self.loaded
@@ -165,8 +166,9 @@ class Worker:
 
         Every answer is kept on disk as soon as its batch is done, so that a kill costs one batch at most.
         """
-        from objectives import generate
-        from search import examination
+        with collector_paused():
+            from objectives import generate
+            from search import examination
 
         def stop_if_asked() -> None:
             if should_stop():

@@ -20,6 +20,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from train.clock import Clock
+from train.imports import collector_paused
 from train.recipe import Recipe, RecipeError
 from train.rundir import Json, RunDir, read_json, write_json
 
@@ -107,7 +108,8 @@ def train_within(
     Failed.
     """
     with Clock(run.clock, 3600 * hours) if trained(run) is None else nullcontext() as clock:
-        from train import checkpoint, loop, model
+        with collector_paused():
+            from train import checkpoint, loop, model
 
         base = model.load_base(recipe.base, recipe.threads, device)
         if clock is None:
