@@ -19,19 +19,22 @@ from contextlib import ExitStack, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-import bitsandbytes as bnb
-import peft
-import torch
-import transformers
-from torch._subclasses.fake_tensor import FakeTensorMode
-from trl.trainer import utils as trl_utils
-
-from train.packing import ATTENTION, MicroBatch, attention_of
-from train.planning import answering, fakes
+from train.imports import collector_paused
 from train.planning.calibration import Calibration, keep, used_bytes
 from train.planning.simulated import Shape, Simulation
 from train.recipe import RecipeError
-from train.sft import token_losses
+
+with collector_paused():  # half of a cold simulation is imports
+    import bitsandbytes as bnb
+    import peft
+    import torch
+    import transformers
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from trl.trainer import utils as trl_utils
+
+    from train.packing import ATTENTION, MicroBatch, attention_of
+    from train.planning import answering, fakes
+    from train.sft import token_losses
 
 _SHALLOW = 2  # layers of the smaller model: the first and the last are not as those between
 
