@@ -2,7 +2,7 @@
 
 Seconds are those of one thread, generation and checking together, without loading; so other work on the machine changes
 them little. lm-eval gets the batch size that suits it best; its bootstrap of standard errors is left out, and its
-language detection is seeded as ours is. Takes a quarter of an hour. NIGHTSHIFT_SHARED names the folder that holds
+language detection is seeded as ours is. Takes half an hour. NIGHTSHIFT_SHARED names the folder that holds
 data/ with published prompts and responses; what needs them is left out where it is not set.
 """
 
@@ -192,6 +192,7 @@ def main() -> None:
     """Measure the models, collect the other figures, then publish."""
     torch.set_num_threads(1)
     langdetect.DetectorFactory.seed = 0
+    others = [importlib.import_module(module) for module in OTHERS]
     shared = os.environ.get("NIGHTSHIFT_SHARED")
     data = Path(shared) / "data" if shared else None
     with tempfile.TemporaryDirectory() as name:
@@ -200,8 +201,8 @@ def main() -> None:
         prompts = data / "ifeval_input_data.jsonl" if data else works[0].prompts
         works += middle(folder, prompts, published(data))
         found = [against_continuous_batching(works[0]), *(figure for work in works for figure in figures_of(work))]
-    for module in OTHERS:
-        found += importlib.import_module(module).figures()
+    for other in others:
+        found += other.figures()
     publish("score", "Scoring", found, NOTE)
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import langdetect
+from table import Figure
 
-from benchmarks.table import Figure
 from objectives import checkers
 from objectives.ifeval import IFEval, load_prompts
 from objectives.score import Answer, Prompt, Verdict
