@@ -156,7 +156,7 @@ def plan(
         list[str] | None,
         typer.Option(metavar="MODEL", help="Plan on this base model instead; may be repeated.", show_default=False),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, one object a base.")] = False,
 ) -> None:
     """Show what a study's recipes, or one recipe, cost before they run: parameters, memory, time, and what fits.
 

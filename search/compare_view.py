@@ -36,6 +36,12 @@ def _basis(a: Stored, b: Stored, made: Comparison) -> Iterator[str]:
     for name, (of_a, of_b) in unlike(a, b).items():
         detail = "" if name == "chat_template" else f": {_short(of_a, of_b)}"
         yield f"warning: {name.replace('_', ' ')} differ{'' if name == 'versions' else 's'}{detail}"
+    for stored in (a, b):
+        if stored.ended:
+            yield (
+                f"warning: {stored.name} was ended by the race for being behind on the prompts that it was asked, "
+                "which tell trials apart: the difference looks larger and surer than it is"
+            )
     if any(v.decided for one in (a, b) for v in one.score.verdicts):
         yield "some answers were ended once their strict verdict was decided, so that strict prompts alone are compared"
 

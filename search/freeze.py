@@ -141,8 +141,10 @@ def _template_code() -> str:
 
 
 def _dissect(source: str | bytes) -> tuple[str, str]:
-    """The syntax tree without the constant, and the constant. Raises SyntaxError, or ValueError where there is none."""
+    """The syntax tree without docstring and constant; the constant. Raises SyntaxError, or ValueError without one."""
     tree = ast.parse(source)
+    if ast.get_docstring(tree) is not None:
+        del tree.body[0]  # the file at the top of the repository has words of its own
     for node in tree.body:
         match node:
             case ast.Assign(

@@ -19,11 +19,15 @@ def machine(section: MachineSection, memory_gib: float | None, card_name: str | 
     where none of them is known, or the card's name is not.
     """
     if section.device == "cpu":
+        if card_name is not None:
+            raise SearchError(f'--card {card_name}: [machine] says device = "cpu"; leave --card out, or change that')
         limit = int(memory_gib * GIB) if memory_gib else section.memory_bytes
         return Machine("cpu", "the CPU", limit, *plan.context_bytes("cpu"), None)
     here = None if memory_gib or card_name else _card_here()
     speed = _speed(card_name or (here.name if here else DEFAULT_SPEED), known=card_name is not None)
     name = here.name if here else f"an {speed.name}" if speed else "a CUDA card"
+    if card_name is not None and memory_gib is None and section.memory_gib is not None:
+        name += f" with the study's memory_gib = {section.memory_gib:g} (--memory says another)"
     limit = int(memory_gib * GIB) if memory_gib else section.memory_bytes or (here.memory_bytes if here else None)
     if limit is None:
         raise SearchError("there is no card here, and no memory_gib is set: say what to plan for, like --memory 12")

@@ -85,12 +85,13 @@ def _head(study: StudyPlan) -> str:
 def _context(study: StudyPlan) -> str:
     size = f"{study.machine.context_bytes / 2**20:.0f} MiB"
     source = "measured on this card" if study.machine.context_measured else "assumed; nothing was measured here"
-    return f"Memory in GiB at the peak of a step; the device's own {size} are {source}. Times are estimates."
+    times = "Times are estimates, of a supervised step."
+    return f"Memory in GiB at the peak of a step; the device's own {size} are {source}. {times}"
 
 
 def _recipes(study: StudyPlan) -> Table:
-    table = _table("The recipe" if study.is_one else "The recipes")
-    for head in ("recipe", "targets", "rank", "length", "layers kept", "trainable", "s/step", "tok/s"):
+    table = _table(f"The recipe{'' if study.is_one else 's'}; kept: layers that are not checkpointed")
+    for head in ("recipe", "targets", "rank", "length", "kept", "trainable", "s/step", "tok/s"):
         table.add_column(head, justify="left" if head in ("recipe", "targets") else "right", no_wrap=True)
     for each in study.named:
         targets, rank, length, trainable = _what(each)
@@ -133,8 +134,8 @@ def _corners(study: StudyPlan) -> Table:
 
 
 def _room(study: StudyPlan) -> Table:
-    table = _table("The largest that fits, each with the rest of its recipe as it is")
-    for head in ("recipe", "micro_batch_size", "or max_length at 1", "or layers un-checkpointed"):
+    table = _table('The largest that fits, each with the rest of its recipe as it is ("auto" leaves 5 % free)')
+    for head in ("recipe", "micro_batch_size", "or max_length at 1", "or layers kept"):
         table.add_column(head, justify="left" if head == "recipe" else "right", no_wrap=True)
     for each in study.named:
         if each.room:
@@ -212,7 +213,12 @@ def _table(title: str) -> Table:
 def _what(planned: Planned) -> tuple[str, ...]:
     targets, recipe = planned.recipe.targets, planned.recipe
     named = targets if isinstance(targets, str) else ",".join(targets)
-    return named, str(recipe.rank), str(recipe.max_length), f"{planned.plan.trainable_parameters:,}"
+    return named, str(recipe.rank), str(recipe.max_length), _count(planned.plan.trainable_parameters)
+
+
+def _count(number: int) -> str:
+    """In millions, where it is that large; the table of layers has it whole."""
+    return f"{number / 1e6:,.1f} M" if number >= 1e6 else f"{number:,}"
 
 
 def _times(planned: Planned) -> tuple[str, str]:

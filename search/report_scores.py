@@ -31,8 +31,8 @@ def scores(records: Records) -> Iterator[Block]:
     yield Paragraph(
         "Share of IFEval prompts of which every instruction was followed, judged strictly. The search saw "
         + (f"{subset.n} prompts of one half" if subset else "a part of one half")
-        + "; the sealed half was opened when the final run was done. The best trial was picked for its score, which "
-        "therefore flatters it; the sealed half had no part in the choice."
+        + "; the sealed half is first asked by the final run, after training. The best trial was picked for its score, "
+        "which therefore flatters it; the sealed half had no part in the choice."
     )
     head = ("model", "search's subset", *HALVES.values())
     rows = [("base model", text.measure(study.base), *_halves(final, "base_scores"))]

@@ -52,7 +52,7 @@ def score(
     """
     check_settings(out, settings)
     stored = stored_score(out, part)
-    if stored is not None and (not save_samples or (out / SAMPLES).is_file()):
+    if stored is not None and (not save_samples or _has_samples(out, stored, part)):
         return stored
     out.mkdir(parents=True, exist_ok=True)
     with _alone(out):
@@ -65,7 +65,7 @@ def score(
 
 def score_job(model: ScoredModel, prompts: Prompts, settings: Json, out: Path, *, save_samples: bool) -> Json:
     """What the process is told, but for what `run` adds."""
-    earlier = read_json(out / SCORE) or {"texts": {}}
+    earlier = _held(out / SCORE) or {"texts": {}}
     record: Json = {
         "model": model.name,
         "base": model.base.model,
@@ -90,13 +90,35 @@ def score_job(model: ScoredModel, prompts: Prompts, settings: Json, out: Path, *
 
 def stored_score(out: Path, part: Part) -> Json | None:
     """The record in `out`, if it has the score of that part."""
-    record = read_json(out / SCORE)
+    record = _held(out / SCORE)
     return record if record and part in record["scores"] else None
+
+
+def _held(path: Path) -> Json | None:
+    """What an earlier start wrote, or None where there was none. Raises SearchError where it is damaged."""
+    try:
+        held = read_json(path)
+        if held is None or path.name != SCORE or {"scores", "texts"} <= held.keys():
+            return held
+    except (AssertionError, ValueError):
+        pass
+    raise SearchError(
+        f"{path} is damaged; remove it, and what was answered already is scored again: {shlex.join(['rm', str(path)])}"
+    )
+
+
+def _has_samples(out: Path, stored: Json, part: Part) -> bool:
+    """Whether the answer to each prompt of that part was saved."""
+    try:
+        saved = {json.loads(line)["key"] for line in (out / SAMPLES).read_text(encoding="utf-8").splitlines()}
+    except (OSError, KeyError, TypeError, ValueError):
+        return False
+    return saved >= {verdict["key"] for verdict in stored["scores"][part]["verdicts"]}
 
 
 def check_settings(out: Path, settings: Json) -> None:
     """Raise SearchError, naming what differs, where `out` holds answers that other settings gave."""
-    held = read_json(out / SETTINGS)
+    held = _held(out / SETTINGS)
     if held is None or held == (asked := json.loads(json.dumps(settings))):
         return
     names = [name for name in {**held, **asked} if held.get(name) != asked.get(name)]

@@ -39,6 +39,7 @@ class Stored:
     texts: Mapping[int, str]
     samples: Mapping[int, Sample]
     settings: Mapping[str, object] = field(default_factory=dict)
+    ended: bool = False  # by the race, on the prompts that it was asked
 
 
 def read(argument: str) -> Stored:
@@ -91,7 +92,8 @@ def _of_run(name: str, path: Path) -> Stored:
     except ValidationError:
         raise SearchError(f"{path / 'result.json'} holds a score of another Nightshift; score {path} again") from None
     samples = _samples(path)
-    return Stored(name, part, score, {key: text_digest(one.prompt) for key, one in samples.items()}, samples)
+    texts = {key: text_digest(one.prompt) for key, one in samples.items()}
+    return Stored(name, part, score, texts, samples, ended=(result.get("race") or {}).get("behind") is not None)
 
 
 def _score(found: Json) -> Score:

@@ -13,7 +13,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,11 +63,22 @@ def score(job: Json, tell: Tell) -> None:
         progress=progress,
     )
     if job["save_samples"]:
-        write_atomic(out / "samples.jsonl", "".join(json.dumps(sample) + "\n" for sample in samples))
+        _add_samples(out / "samples.jsonl", samples)
     earlier = read_json(out / "score.json") or {"scores": {}, "fallback": None}
     made = {name: made.model_dump(mode="json") for name, made in scores.items()}
     facts = {**job["record"], "settings": settings, "fallback": generator.fallback or earlier["fallback"]}
     write_json(out / "score.json", {**facts, "scores": {**earlier["scores"], **made}})
+
+
+def _add_samples(path: Path, samples: Sequence[Mapping[str, Any]]) -> None:
+    """Write samples.jsonl, with the answers to other prompts that it had; what is no such line is left out."""
+    held: dict[int, Mapping[str, Any]] = {}
+    with suppress(OSError, KeyError, TypeError, ValueError):
+        for line in path.read_text(encoding="utf-8").splitlines():
+            sample = json.loads(line)
+            held[sample["key"]] = sample
+    held |= {sample["key"]: sample for sample in samples}
+    write_atomic(path, "".join(json.dumps(sample) + "\n" for sample in held.values()))
 
 
 def latency(job: Json, tell: Tell) -> None:

@@ -145,6 +145,8 @@ class Source(Frozen):
     def _one_origin(self) -> Self:
         if (self.path is None) == (self.hub is None):
             raise ValueError(f"data source {self.name!r} needs exactly one of path and hub")
+        if self.path is not None and self.split != "train":
+            raise ValueError(f"data source {self.name!r}: a file has no splits; leave out split, or name another file")
         if self.format != "auto" and self.fields != Fields():
             raise ValueError(f"data source {self.name!r} has a format, which names the fields: give one of the two")
         if self.use == "preference" and (self.format in ("dolly", "oasst", "lima") or self.answers == "every"):

@@ -127,6 +127,10 @@ def test_trials_and_final_runs_are_found_by_their_folders(tmp_path: Path) -> Non
     assert answer.exit_code == 0, answer.stderr
     assert "some answers were ended once their strict verdict was decided" in answer.stdout
     assert "prompts followed, loose" not in answer.stdout
+    assert "was ended by the race" not in answer.stdout
+    behind = {"outcome": "completed", "score": made, "race": {"asked": 4, "of": 8, "behind": 3}}
+    write_json(other.result, behind)
+    assert f"warning: {other.path} was ended by the race" in nightshift("compare", trial.path, other.path).stdout
     final = RunDir(tmp_path / "study" / "final")
     final.path.mkdir()
     scores = {part: score("yyyy").model_dump(mode="json") for part in ("search", "sealed", "all")}

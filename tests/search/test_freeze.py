@@ -287,3 +287,8 @@ def test_a_recipe_comes_out_as_it_went_in(texts: list[str]) -> None:
 def test_numbers_that_json_lacks_are_refused(number: float) -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         freeze.render({"hours": number})
+
+
+def test_the_file_at_the_top_of_the_repository_has_the_template_s_code() -> None:
+    held = freeze.constant(Path(__file__).parents[2] / "final_run.py")
+    assert held["recipe"]["base"]["model"] == "Qwen/Qwen2.5-7B"

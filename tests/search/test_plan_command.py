@@ -177,7 +177,7 @@ def test_a_recipe_is_planned_wherever_it_is_written_down(
     assert one["recipe"]["batch_size"] == recipe.batch_size
     assert one["fits"]
     text = nightshift("plan", str(made / name)).output
-    assert "The recipe " in text
+    assert "The recipe;" in text
     assert "The recipe, in its" in text
     assert "Corners" not in text
 

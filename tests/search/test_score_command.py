@@ -290,3 +290,32 @@ def test_a_process_that_dies_is_explained(scored: Path, tmp_path: Path) -> None:
     with pytest.raises(WorkerFailed, match="ended before it was done: exit code 1; the last it said: KeyError: 'no'"):
         score_job.run({**job, "kind": "no"}, machine, tmp_path, lambda _: None)
     assert not (tmp_path / "job.json").exists()
+
+
+@pytest.mark.parametrize("name", ["score.json", "settings.json"])
+@pytest.mark.parametrize("text", ['{"scores": {"all": ', "[]"])
+def test_a_damaged_file_is_told_with_what_to_do(scored: Path, tmp_path: Path, name: str, text: str) -> None:
+    shutil.copytree(scored, tmp_path / "damaged")
+    (tmp_path / "damaged" / name).write_text(text)
+    with pytest.raises(SearchError, match=f"{name} is damaged; remove it"):
+        score_job.check_settings(tmp_path / "damaged", {}) if name == "settings.json" else score_job.stored_score(
+            tmp_path / "damaged", "all"
+        )
+
+
+def test_answers_to_other_prompts_stay_in_the_samples(tmp_path: Path) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_text('{"key": 1, "response": "old"}\n{"key": 2, "response": "kept"}\nhalf a li')
+    scoring._add_samples(path, [{"key": 1, "response": "new"}, {"key": 3, "response": "new"}])
+    rows = {row["key"]: row["response"] for row in map(json.loads, path.read_text().splitlines())}
+    assert rows == {1: "new", 2: "kept", 3: "new"}
+
+
+def test_samples_of_one_half_are_not_those_of_all(scored: Path, tmp_path: Path) -> None:
+    shutil.copytree(scored, tmp_path / "half")
+    record = score_job.stored_score(scored, "all")
+    assert record is not None
+    assert score_job._has_samples(scored, record, "all")
+    lines = (scored / "samples.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "half" / "samples.jsonl").write_text("".join(lines[1:]))
+    assert not score_job._has_samples(tmp_path / "half", record, "all")
