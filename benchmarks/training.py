@@ -8,24 +8,22 @@ A useful token is one of a document: padding does not count, nor what TRL cuts o
 from __future__ import annotations
 
 import json
-import math
 import os
-import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from table import Figure, publish
+from work import EXAMPLES, LONGEST, WARMED_UP, Work, recipe_of, rows_of
 
 from train.imports import collector_paused
 
-with collector_paused():  # as the worker imports them
+with collector_paused():
     import datasets
     import torch
     import transformers
@@ -37,60 +35,12 @@ with collector_paused():  # as the worker imports them
     from train.model import drop_adapter, load_base
 
 from train.planning.plan import inspect_base, plan
-from train.recipe import Base, Recipe, Source
 from train.rundir import RunDir
 
-MEDIAN, P99, SHORTEST, LONGEST = 60, 900, 12, 1024  # tokens of a row
-PROMPT = 0.4  # of a row
-EXAMPLES, TRL_BATCH = 16, 8  # a step; a forward pass of TRL's defaults
+TRL_BATCH = 8  # a forward pass of TRL's defaults
 TURNS = 3
 SLOW = "TRL's defaults"  # whose bfloat16 a CPU without the units for it computes many times slower: one turn will do
 STARTS = 3
-
-
-@dataclass(frozen=True)
-class Work:
-    """One model and how many steps of it an arm makes, after `WARMED_UP` that do not count."""
-
-    name: str
-    folder: Path
-    vocabulary: int
-    steps: int
-
-
-WARMED_UP = 2
-
-
-def lengths(count: int, seed: int) -> list[int]:
-    """Row lengths with a log-normal distribution, as those of Dolly's rows have."""
-    draw = random.Random(seed)
-    sigma = math.log(P99 / MEDIAN) / 2.326  # the 99th percentile of the normal distribution
-    return [min(LONGEST, max(SHORTEST, round(draw.lognormvariate(math.log(MEDIAN), sigma)))) for _ in range(count)]
-
-
-def rows_of(work: Work, seed: int) -> list[dict[str, list[int]]]:
-    """Random tokens, of which the first PROMPT are not learned."""
-    draw = random.Random(seed + 1)
-    rows = []
-    for length in lengths((WARMED_UP + work.steps) * EXAMPLES, seed):
-        ids = [draw.randrange(5, work.vocabulary) for _ in range(length)]
-        prompt = round(PROMPT * length)
-        rows.append({"input_ids": ids, "labels": [-100] * prompt + ids[prompt:]})
-    return rows
-
-
-def recipe_of(work: Work) -> Recipe:
-    """What all arms have in common."""
-    return Recipe(
-        base=Base(model=str(work.folder)),
-        sources=(Source(name="made", path="made.jsonl"),),
-        examples=(WARMED_UP + work.steps) * EXAMPLES,
-        batch_size=EXAMPLES,
-        max_length=LONGEST,
-        rank=16,
-        dropout=0.05,
-        optimizer="adamw",
-    )
 
 
 # The arms: each returns useful tokens a second, after the steps that warm up
@@ -233,9 +183,8 @@ def starts(work: Work) -> list[Figure]:
     cold, warm = [], []
     for _ in range(STARTS):
         began = time.time()
-        child = subprocess.run(
-            [sys.executable, __file__, str(work.folder)], capture_output=True, text=True, check=True, cwd=Path.cwd()
-        )
+        command = [sys.executable, str(Path(__file__).with_name("first_steps.py")), str(work.folder)]
+        child = subprocess.run(command, capture_output=True, text=True, check=True)
         first, second = json.loads(child.stdout.splitlines()[-1])
         cold.append(first - began)
         warm.append(second)
@@ -247,22 +196,6 @@ def starts(work: Work) -> list[Figure]:
         )
         if (ok := statistics.median(values) < limit) is not None
     ]
-
-
-def first_steps(folder: str) -> None:
-    """In a process of its own: print when the first step was done, and what the second run took to its own."""
-    work = Work("", Path(folder), 768, 0)
-    recipe, base = recipe_of(work), load_base(Base(model=folder), 1, "cpu")
-    splits = Splits(datasets.Dataset.from_list(rows_of(work, 0)), None, (ProbeRow([5, 6, 7], [-100, 6, 7], 2),), {})
-    found = []
-    for _ in range(2):
-        began = time.time()
-        with tempfile.TemporaryDirectory() as home:
-            run = RunDir(Path(home))
-            drop_adapter(train.loop.train(recipe, run, base, splits=splits, rungs=()).model)
-            step = next(event for event in run.read_events() if event["event"] == "step")
-        found.append((began + step["seconds"], step["seconds"]))
-    print(json.dumps([found[0][0], found[1][1]]))
 
 
 def planning(work: Work) -> Figure:
@@ -330,4 +263,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    first_steps(sys.argv[1]) if len(sys.argv) > 1 else main()
+    main()
