@@ -224,9 +224,3 @@ class Generate(Protocol):
     """Prompts in, answers out, in the same order."""
 
     def __call__(self, prompts: list[str]) -> list[Answer]: ...
-
-
-class Objective(Protocol):
-    """Judges a model, seen only through its answers."""
-
-    def score(self, generate: Generate) -> Score: ...

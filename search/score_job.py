@@ -54,7 +54,10 @@ def score(
     stored = stored_score(out, part)
     if stored is not None and (not save_samples or _has_samples(out, stored, part)):
         return stored
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SearchError(f"{out} cannot be made ({error.strerror}); give another folder with --out") from None
     with _alone(out):
         write_json(out / SETTINGS, settings)
         run(score_job(model, prompts, settings, out, save_samples=save_samples), machine, out, watch)

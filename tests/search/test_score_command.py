@@ -319,3 +319,12 @@ def test_samples_of_one_half_are_not_those_of_all(scored: Path, tmp_path: Path) 
     lines = (scored / "samples.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "half" / "samples.jsonl").write_text("".join(lines[1:]))
     assert not score_job._has_samples(tmp_path / "half", record, "all")
+
+
+def test_a_folder_that_cannot_be_made_is_told(scored: Path) -> None:
+    model, machine, settings = settled(scored.parent)
+    prompts = score_settings.prompts(model, "all", None)
+    with pytest.raises(SearchError, match=r"cannot be made .* give another folder with --out"):
+        score_job.score(
+            model, machine, prompts, "all", settings, Path("/proc/x"), save_samples=False, watch=lambda _: None
+        )
