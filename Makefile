@@ -7,7 +7,7 @@ READY := $(VENV)/.installed
 # One thread a test process: two busy cores and two OpenMP threads each are far slower than one.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install rehearse check test test-slow bench-rehearsal bench-train bench-score bench-gpu clean
+.PHONY: help install rehearse check test test-slow bench-rehearsal bench-train bench-score bench-search bench-gpu bench-storage clean
 
 help:
 	@echo "make rehearse   the whole line on a tiny embedded model, on the CPU, in minutes"
@@ -16,6 +16,8 @@ help:
 	@echo "make bench-rehearsal   ten seeds of the rehearsal, half an hour"
 	@echo "make bench-train       tokens a second and start-up against plain TRL scripts, three quarters of an hour"
 	@echo "make bench-score       scoring against lm-eval, and what a score tells, half an hour"
+	@echo "make bench-search      the search against other tools' on replayed landscapes, hours; goes on after a kill"
+	@echo "make bench-storage     a study of 10,000 trials: status, ask, start-up, dashboard, half an hour"
 	@echo "make bench-gpu         on a CUDA card: memory against the plan, speed, the longest row"
 	@echo "make check      ruff, mypy --strict, import contracts"
 	@echo "make clean      removes the environment and the caches of the tools"
@@ -51,8 +53,27 @@ bench-train: $(READY)
 bench-score: $(READY)
 	$(TEST_ENV) $(BIN)/python benchmarks/score.py
 
+# Other tools' searches have an environment of their own; results are kept in the cache folder, a line a night.
+PEERS := .venv-peers
+LANDSCAPES ?= llama-0 llama-1 qwen2-2
+
+$(PEERS)/.installed: benchmarks/requirements.txt constraints.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -r benchmarks/requirements.txt
+	@touch $@
+
+bench-search: $(READY) $(PEERS)/.installed
+	$(TEST_ENV) $(BIN)/python benchmarks/search_ours.py $(LANDSCAPES)
+	$(TEST_ENV) PYTHONPATH=. $(BIN)/python benchmarks/search_peers.py optuna $(LANDSCAPES)
+	$(TEST_ENV) PYTHONPATH=. $(PEERS)/bin/python benchmarks/search_peers.py ray $(LANDSCAPES)
+	$(TEST_ENV) PYTHONPATH=. $(PEERS)/bin/python benchmarks/search_peers.py syne $(LANDSCAPES)
+	$(BIN)/python benchmarks/search_curve.py $(LANDSCAPES)
+
+bench-storage: $(READY)
+	$(TEST_ENV) $(BIN)/python benchmarks/scale.py
+
 bench-gpu: $(READY)
 	$(BIN)/python benchmarks/gpu.py
 
 clean:
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
+	rm -rf $(VENV) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info

@@ -33,7 +33,6 @@ from objectives import decided
 from objectives.generate import Generator
 from objectives.ifeval import IFEval, load_prompts
 from objectives.inference import evaluating
-from objectives.score import Answer
 
 AT_MOST = 1 / 3  # of lm-eval's seconds
 OTHERS = ("score_replay", "score_decided", "score_check")
@@ -51,17 +50,13 @@ class Scored:
 def ours(work: Work, batch: int, *, decided_rows: bool) -> Scored:
     """The product's own scoring."""
     prompts = load_prompts(work.prompts)
-    answers: list[Answer] = []
-
-    def generate(texts: list[str]) -> list[Answer]:
-        generator = Generator(work.model, work.tokenizer, None, work.cap, batch)
-        answers.extend(generator(texts, stop=decided.stops(prompts) if decided_rows else None))
-        assert generator.fallback is None, generator.fallback
-        return answers
-
     objective = IFEval(prompts)
     began = time.process_time()
-    score = objective.score(generate)
+    generator = Generator(work.model, work.tokenizer, None, work.cap, batch)
+    texts = [prompt.prompt for prompt in prompts]
+    answers = generator(texts, stop=decided.stops(prompts) if decided_rows else None)
+    assert generator.fallback is None, generator.fallback
+    score = objective.check(answers)
     seconds = time.process_time() - began
     return Scored(seconds, [answer.text for answer in answers], [verdict.followed for verdict in score.verdicts])
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
+import qwen30
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import train.loop
-from objectives.checkers import NEED_PUNKT
+from objectives.sentences import NEED_PUNKT
 from train.model import load_base
 from train.recipe import Base, Recipe, Source
 from train.rehearsal import World, make_world
@@ -23,10 +24,7 @@ from train.rehearsal_base import CHAT_TEMPLATE
 from train.rundir import RunDir
 
 MIDDLE_PROMPTS, MIDDLE_CAP = 96, 160  # of IFEval's 541 prompts, evenly spaced; lm-eval's arm takes a minute or two
-VOCABULARY, ENDS = (
-    32768,
-    330,
-)  # so many tokens end an answer that half of the answers end before the cap, as real ones do
+ENDS = 330  # so many tokens end an answer that half of the answers end before the cap, as real ones do
 
 
 @dataclass(frozen=True)
@@ -72,15 +70,7 @@ def middle(folder: Path, prompts: Path, texts: Sequence[str]) -> list[Work]:
     """A Qwen2 of 30 million random parameters: once with answers that end by themselves, and once never."""
     tokenizer = _tokenizer(texts)
     torch.manual_seed(0)
-    shape = transformers.Qwen2Config(
-        vocab_size=VOCABULARY,
-        hidden_size=384,
-        intermediate_size=1536,
-        num_hidden_layers=8,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
+    shape = qwen30.shape(
         initializer_range=0.1,  # at 0.02 it repeats its first word for ever
         bos_token_id=None,
         pad_token_id=0,
@@ -112,7 +102,7 @@ def _tokenizer(texts: Sequence[str]) -> Any:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=qwen30.VOCABULARY,
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

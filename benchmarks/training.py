@@ -25,9 +25,10 @@ from train.imports import collector_paused
 
 with collector_paused():
     import datasets
+    import qwen30
     import torch
     import transformers
-    from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+    from transformers import BitsAndBytesConfig, LlamaConfig, LlamaForCausalLM, Qwen2ForCausalLM
 
     import train.loop
     from train import rehearsal_base
@@ -230,22 +231,12 @@ def models(folder: Path) -> list[Work]:
         tie_word_embeddings=True,
     )
     LlamaForCausalLM(llama).save_pretrained(small)
-    shape = Qwen2Config(
-        vocab_size=32768,
-        hidden_size=384,
-        intermediate_size=1536,
-        num_hidden_layers=8,
-        num_attention_heads=6,
-        num_key_value_heads=2,
-        max_position_embeddings=2048,
-        tie_word_embeddings=True,
-    )
-    model = Qwen2ForCausalLM(shape)
+    model = Qwen2ForCausalLM(qwen30.shape())
     model.save_pretrained(middle)
     for one in (small, middle):
         tokenizer.save_pretrained(one)
     millions = sum(p.numel() for p in model.parameters()) / 1e6
-    return [Work("rehearsal model", small, 768, 6), Work(f"Qwen2 of {millions:.0f} M", middle, 32768, 2)]
+    return [Work("rehearsal model", small, 768, 6), Work(f"Qwen2 of {millions:.0f} M", middle, qwen30.VOCABULARY, 2)]
 
 
 def main() -> None:

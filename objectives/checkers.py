@@ -27,7 +27,7 @@ import lm_eval.tasks  # noqa: F401  heavy: before the checkers, see _no_download
 from nltk.tokenize.destructive import NLTKWordTokenizer
 
 from objectives.score import Prompt
-from objectives.sentences import fallback
+from objectives.sentences import CAPITAL_WORDS, SENTENCES, fallback
 
 
 @contextmanager
@@ -50,9 +50,6 @@ def _no_download() -> Iterator[None]:
 with _no_download():
     from lm_eval.tasks.ifeval import instructions, instructions_registry
 
-SENTENCES = "length_constraints:number_sentences"
-CAPITAL_WORDS = "change_case:capital_word_frequency"
-NEED_PUNKT = frozenset({SENTENCES, CAPITAL_WORDS})
 CHECKERS: Mapping[str, Any] = instructions_registry.INSTRUCTION_DICT
 
 

@@ -14,72 +14,18 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+
+from objectives.cache import RowsLayer, joinable
 
 Tokens = list[int]
 Ended = Callable[[int, Tokens], bool]  # row, what it has so far: whether that is the end of it
 
-BLOCK = 64  # positions by which a cache grows
 READ_TOKENS = 4096  # of prompts that are read at once, padding included
+READ_ENOUGH = 1024  # of them, so that shorter prompts are read by themselves, with less padding
+SHORTER = 0.9  # of the longest prompt: what counts as shorter
 EVERY = 16  # steps
-SHARE = 8  # rows leave and come once they are an eighth of the batch: each time, the cache is copied
-
-
-class _Layer(DynamicLayer):  # type: ignore[misc]
-    """Keys and values, shape (rows, heads, positions, size), in buffers that grow by BLOCK positions at a time.
-
-    Also for layers with a sliding window, whose mask keeps them from looking further back.
-    """
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self._buffers = _room(key_states, 0), _room(value_states, 0)
-        before = self.get_seq_length()
-        now = before + key_states.shape[2]
-        if now > self._buffers[0].shape[2]:
-            grown = _room(key_states, now), _room(value_states, now)
-            for old, new in zip(self._buffers, grown, strict=True):
-                new[:, :, :before] = old[:, :, :before]
-            self._buffers = grown
-        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
-            buffer[:, :, before:now] = states
-        self.keys, self.values = (buffer[:, :, :now] for buffer in self._buffers)
-        return self.keys, self.values
-
-    def regroup(self, rows: torch.Tensor | None, fresh: _Layer | None, width: int) -> None:
-        """Keep these rows (None: all), and add those of `fresh`: the newest `width` positions of each."""
-        keys = _regrouped(self.keys, rows, fresh and fresh.keys, width)
-        self._buffers = keys, _regrouped(self.values, rows, fresh and fresh.values, width)
-        self.keys, self.values = (buffer[:, :, :width] for buffer in self._buffers)
-
-
-def _room(states: torch.Tensor, positions: int) -> torch.Tensor:
-    """A buffer for that many positions and some more."""
-    rows, heads, _, size = states.shape
-    return states.new_empty(rows, heads, -(-positions // BLOCK) * BLOCK, size)
-
-
-def _regrouped(old: torch.Tensor, rows: torch.Tensor | None, fresh: torch.Tensor | None, width: int) -> torch.Tensor:
-    """The newest `width` positions of each, aligned at the right. Zeros at the left: even under a mask, what is there
-    must be finite."""
-    kept = old if rows is None else old.index_select(0, rows)
-    parts = [kept[:, :, -width:]] + ([] if fresh is None else [fresh])
-    made = old.new_empty(sum(map(len, parts)), old.shape[1], -(-(width + 1) // BLOCK) * BLOCK, old.shape[3])
-    top = 0
-    for part in parts:
-        space = width - part.shape[2]
-        made[top : top + len(part), :, :space] = 0
-        made[top : top + len(part), :, space:width] = part
-        top += len(part)
-    return made
-
-
-def joinable(cache: DynamicCache) -> bool:
-    """Whether rows can join a batch: all that the model remembers is keys and values, one position a token."""
-    return {type(layer) for layer in cache.layers} <= {DynamicLayer, DynamicSlidingWindowLayer}
+SHARE = 8  # rows come once there is room for an eighth of the batch: each time, prompts are read for them
+VOCABULARY_BLOCK = 128
 
 
 class Decoding:
@@ -94,16 +40,16 @@ class Decoding:
         self._lengths = list(map(len, rows))
         self._ids = torch.tensor([[0] * (width - len(row)) + row for row in rows], device=model.device)
         self._mask = self._masked(width)
+        self._positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
         self._cache = DynamicCache(config=model.config)
         self.joinable = joinable(self._cache)
         if self.joinable:
-            self._cache.layers = [_Layer() for _ in self._cache.layers]
+            self._cache.layers = [RowsLayer() for _ in self._cache.layers]
         self._optional = _optional_arguments(model)
 
     def step(self) -> torch.Tensor:
         """The next token of every row, shape (rows,). The first call reads the prompts, later ones the newest token."""
-        positions = (self._mask.cumsum(-1) - 1).clamp(min=0)[:, -self._ids.shape[1] :]
-        given = {"position_ids": positions, "logits_to_keep": 1}
+        given = {"position_ids": self._positions, "logits_to_keep": 1}
         logits = self._model(
             input_ids=self._ids,
             attention_mask=self._mask,
@@ -111,36 +57,69 @@ class Decoding:
             use_cache=True,
             **{name: given[name] for name in self._optional},
         ).logits
-        tokens: torch.Tensor = logits[:, -1].argmax(-1)
+        tokens = greedy(logits[:, -1])
         self._ids = tokens[:, None]
+        self._positions = self._positions[:, -1:] + 1
         self._lengths = [length + 1 for length in self._lengths]
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=-1)
         return tokens
 
-    def regroup(self, rows: Sequence[int], fresh: Decoding | None = None) -> None:
-        """Go on with these rows alone, numbered as they are now, and behind them those of `fresh`.
+    def keep(self, rows: Collection[int]) -> list[int]:
+        """Go on with these rows alone, numbered as they are now; returns their new order.
 
-        Both have made a step. `fresh` must not be used afterwards.
+        Those of the end take the places of those that leave, so that a leaving row costs a copy of one other.
         """
-        assert fresh is None or self.joinable, "rows cannot join this cache"
-        everyone = list(rows) == list(range(len(self._lengths)))
-        index = torch.tensor(rows, device=self._ids.device, dtype=torch.long)
-        self._lengths = [self._lengths[row] for row in rows] + (fresh._lengths if fresh else [])
-        self._ids = torch.cat([self._ids[index], *([fresh._ids] if fresh else [])])
+        order = _compact(rows, len(self._lengths)) if self.joinable else sorted(rows)
+        index = torch.tensor(order, device=self._ids.device, dtype=torch.long)
+        self._lengths = [self._lengths[row] for row in order]
+        self._ids, self._positions = self._ids[index], self._positions[index]
         if not self.joinable:
             self._mask = self._mask[index]
             self._cache.reorder_cache(index)  # unlike batch_select_indices, every kind of cache layer has it
-            return
+            return order
+        width = max(self._lengths)
+        self._mask = self._mask[index, -width:]
+        holes = (index != torch.arange(len(order), device=index.device)).nonzero()[:, 0]
+        for layer in self._layers():
+            layer.keep(len(order), holes, index[holes], width - 1)  # the newest token is not in the cache yet
+        return order
+
+    def join(self, fresh: Sequence[Decoding]) -> None:
+        """Go on with the rows of `fresh`, too, behind these. All have made a step; `fresh` must not be used again."""
+        assert self.joinable, "rows cannot join this cache"
+        everyone = [self, *fresh]
+        self._lengths = [length for one in everyone for length in one._lengths]
+        self._ids = torch.cat([one._ids for one in everyone])
+        self._positions = torch.cat([one._positions for one in everyone])
         width = max(self._lengths)
         self._mask = self._masked(width)
-        theirs = fresh._cache.layers if fresh else [None] * len(self._cache.layers)
-        for mine, other in zip(self._cache.layers, theirs, strict=True):
-            if mine.is_initialized:  # not so a layer that uses the keys of another one
-                mine.regroup(None if everyone else index, other, width - 1)  # the newest token is not in the cache yet
+        for mine, *others in zip(*(one._layers() for one in everyone), strict=True):
+            mine.join(others, width - 1)
+
+    def _layers(self) -> list[RowsLayer]:
+        """Those that hold something: not so a layer that uses the keys of another one."""
+        return [layer for layer in self._cache.layers if layer.is_initialized]
 
     def _masked(self, width: int) -> torch.Tensor:
         lengths = torch.tensor(self._lengths, device=self._model.device)
         return (torch.arange(width, device=lengths.device) >= width - lengths[:, None]).long()
+
+
+def _compact(rows: Collection[int], count: int) -> list[int]:
+    """An order of `rows` (out of `count`) in which as many as possible stay where they are."""
+    staying = set(rows)
+    fillers = iter(sorted(row for row in staying if row >= len(staying)))
+    return [place if place in staying else next(fillers) for place in range(len(staying))]
+
+
+def greedy(logits: torch.Tensor) -> torch.Tensor:
+    """`logits.argmax(-1)` of shape (rows, vocabulary), in blocks: on the CPU that takes an eighth of the time."""
+    rows, words = logits.shape
+    if logits.is_cuda or words % VOCABULARY_BLOCK:
+        return logits.argmax(-1)
+    blocks = logits.reshape(rows, -1, VOCABULARY_BLOCK)
+    best = blocks.amax(-1).argmax(-1)
+    return best * VOCABULARY_BLOCK + blocks[torch.arange(rows), best].argmax(-1)
 
 
 def _optional_arguments(model: Any) -> list[str]:
@@ -198,35 +177,47 @@ class _Decoder:
         alive = [place for place, row in enumerate(self._places) if row is not None]
         free = self._size - len(alive)
         come = bool(self._waiting) and (not alive or (self._joinable and free >= max(1, self._size // SHARE)))
-        if come or len(self._places) - len(alive) >= max(1, len(self._places) // SHARE):
+        if come or self._may_leave(len(self._places) - len(alive)):
             self._keep(alive)
-        while come and self._waiting and free:
-            free -= self._read(free)
-        if not come and self._batch is not None:
+        if come:
+            self._read(free)
+        elif self._batch is not None:
             self._places = self._taken(self._batch, self._places)
+
+    def _may_leave(self, dead: int) -> bool:
+        """At once, or where that copies the whole cache, when they are some."""
+        return dead >= (1 if self._joinable else max(1, len(self._places) // SHARE))
 
     def _keep(self, places: list[int]) -> None:
         if not places:
-            self._batch = None
+            self._batch, self._places = None, []
         elif len(places) < len(self._places):
             assert self._batch is not None
-            self._batch.regroup(places)
-        self._places = [self._places[place] for place in places]
+            self._places = [self._places[place] for place in self._batch.keep(places)]
 
-    def _read(self, free: int) -> int:
-        """Read some prompts that wait, at most `free`, into the batch; returns how many."""
+    def _read(self, free: int) -> None:
+        """Read prompts that wait into the batch, at most `free`, those of a like length at once."""
+        batches = [self._batch] if self._batch is not None else []
+        while self._waiting and free:
+            group = self._group(free)
+            free -= len(group)
+            batches.append(Decoding(self._model, [self._rows[row] for row in group]))
+            self._places += self._taken(batches[-1], group)
+        self._batch = batches[0]
+        if len(batches) > 1:
+            self._batch.join(batches[1:])
+
+    def _group(self, free: int) -> list[int]:
+        """The rows to read next."""
         group = [self._waiting.popleft()]
-        most = min(free, READ_TOKENS // len(self._rows[group[0]])) if self._joinable else free
-        while self._waiting and len(group) < most:
+        longest = len(self._rows[group[0]])
+        while self._waiting and len(group) < free:
+            tokens = longest * (len(group) + 1)
+            shorter = tokens > READ_ENOUGH and len(self._rows[self._waiting[0]]) < SHORTER * longest
+            if self._joinable and (tokens > READ_TOKENS or shorter):
+                break
             group.append(self._waiting.popleft())
-        fresh = Decoding(self._model, [self._rows[row] for row in group])
-        places = self._taken(fresh, group)
-        if self._batch is None:
-            self._batch, self._places = fresh, places
-        else:
-            self._batch.regroup(range(len(self._places)), fresh)
-            self._places += places
-        return len(group)
+        return group
 
     def _taken(self, batch: Decoding, rows: Sequence[int | None]) -> list[int | None]:
         """One token more for each row of `batch`; returns the rows that go on."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,8 +13,23 @@ from objectives.score import Answer, Prompt, Score
 from objectives.subset import halves
 
 HALVES = {"search": "the half that the search saw", "sealed": "the half that it never saw"}
+WHOLE = "all"
 
-Progress = Callable[[str, int, int, int], None]  # half, prompts answered, of how many, tokens so far
+
+@dataclass(frozen=True)
+class Answered:
+    """How far an evaluation is: `done` of all its `prompts`, `kept` of them by an earlier call; `tokens` and `seconds`
+    are those of the answers that this call made."""
+
+    part: str
+    prompts: int
+    done: int = 0
+    kept: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+Progress = Callable[[Answered], None]
 
 
 class LoggedGenerate(Protocol):
@@ -34,55 +50,71 @@ def evaluate(
 ) -> tuple[dict[str, Score], list[dict[str, Any]]]:
     """The Scores of `parts`, and of "all" where both halves are asked; and the lines of samples.jsonl for all of them.
 
-    The answers to each half go to KEEP-HALF.jsonl batch by batch, and a later call takes them from there, so that an
-    interruption costs one batch. They are those of one `identity`: what decides the answers beside the prompts.
+    `parts` are halves, or "all" alone: that is for files that cannot be halved. The answers to each go to
+    KEEP-PART.jsonl batch by batch, and a later call takes them from there, so that an interruption costs one batch.
+    They are those of one `identity`: what decides the answers beside the prompts.
     Raises ObjectiveError for prompts that cannot be used.
     """
     assert parts, "nothing is asked"
-    assert set(parts) <= set(HALVES), parts
-    split = dict(zip(HALVES, halves(load_prompts(prompts_path)), strict=True))
+    assert set(parts) <= set(HALVES) or tuple(parts) == (WHOLE,), parts
+    read = load_prompts(prompts_path)
+    split = {WHOLE: read} if tuple(parts) == (WHOLE,) else dict(zip(HALVES, halves(read), strict=True))
+    count = _Count(sum(len(split[part]) for part in parts), progress)
     everything: list[Prompt] = []
     answers: list[Answer] = []
     scores: dict[str, Score] = {}
     seconds, halved = 0.0, False
     for half in parts:
-        show(f"{len(split[half])} prompts of {HALVES[half]}")
-        log = _Log(keep.with_name(f"{keep.name}-{half}.jsonl"), half, split[half], identity or {}, progress)
+        show(f"{len(split[half])} prompts" + (f" of {HALVES[half]}" if half in HALVES else ""))
+        log = _Log(keep.with_name(f"{keep.name}-{half}.jsonl"), half, split[half], identity or {}, count)
         made = generate([prompt.prompt for prompt in split[half]], log=log)
         scores[half] = _scored(split[half], made, log.seconds, log.halved)
         seconds, halved = seconds + log.seconds, halved or log.halved
         everything += split[half]
         answers += made
     if len(parts) == len(HALVES):
-        scores["all"] = _scored(everything, answers, seconds, halved)
-    return scores, samples(everything, answers, scores["all" if len(parts) == len(HALVES) else parts[0]])
+        scores[WHOLE] = _scored(everything, answers, seconds, halved)
+    return scores, samples(everything, answers, scores.get(WHOLE, scores[parts[0]]))
 
 
 def _scored(prompts: Sequence[Prompt], answers: Sequence[Answer], seconds: float, halved: bool) -> Score:
     return IFEval(prompts).check(answers, seconds=seconds).model_copy(update={"halved": halved})
 
 
+class _Count:
+    """Where an evaluation is, over all its parts."""
+
+    def __init__(self, prompts: int, progress: Progress) -> None:
+        self._at = Answered(part="", prompts=prompts)
+        self._progress = progress
+
+    def add(self, part: str, answers: Sequence[Answer], seconds: float | None) -> None:
+        """Tell that these were answered in `seconds`; None: taken from the log."""
+        at = replace(self._at, part=part, done=self._at.done + len(answers))
+        if seconds is None:
+            at = replace(at, kept=at.kept + len(answers))
+        else:
+            tokens = at.tokens + sum(answer.tokens for answer in answers)
+            at = replace(at, tokens=tokens, seconds=at.seconds + seconds)
+        self._at = at
+        self._progress(at)
+
+
 class _Log(AnswerLog):
-    """The answers to one half, which tells how many there are as they come."""
+    """The answers to one part of the prompts; tells of them as they come."""
 
     def __init__(
-        self, path: Path, half: str, prompts: Sequence[Prompt], identity: Mapping[str, Any], progress: Progress
+        self, path: Path, part: str, prompts: Sequence[Prompt], identity: Mapping[str, Any], count: _Count
     ) -> None:
         super().__init__(path, {**identity, "prompts_sha256": prompts_sha256(prompts)})
-        self._half, self._count, self._progress = half, len(prompts), progress
-        self._done = self._tokens = 0
+        self._part, self._count = part, count
 
     def get(self, batch: list[int]) -> list[Answer] | None:
         answers = super().get(batch)
         if answers is not None:
-            self._tell(answers)
+            self._count.add(self._part, answers, None)
         return answers
 
     def put(self, batch: list[int], answers: Sequence[Answer], seconds: float = 0.0) -> None:
         super().put(batch, answers, seconds)
-        self._tell(answers)
-
-    def _tell(self, answers: Sequence[Answer]) -> None:
-        self._done += len(answers)
-        self._tokens += sum(answer.tokens for answer in answers)
-        self._progress(self._half, self._done, self._count, self._tokens)
+        self._count.add(self._part, answers, seconds)

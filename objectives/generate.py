@@ -27,7 +27,7 @@ Stop = Callable[[str], bool]
 
 
 class Generator:
-    """Answers prompts, at most `batch_size` of them at a time (see objectives.score.Generate).
+    """Answers prompts, at most `batch_size` of them at a time.
 
     Every prompt is put into the chat template (None: the tokenizer's) as a user's single message. An answer ends with
     any of `end_tokens`, or at `max_new_tokens` and is then `capped`. Logits depend on `batch_size` in their last bits:
@@ -59,7 +59,7 @@ class Generator:
         self.before_batch = before_batch
         self.halved = False
         self.fallback: str | None = None
-        self._model = model
+        self.model = model
         self._tokenizer = tokenizer
 
     def __call__(
@@ -73,7 +73,7 @@ class Generator:
         """
         assert stop is None or len(stop) == len(prompts), len(prompts)
         rows = self.encode(prompts)
-        check_positions(self._model, max(map(len, rows), default=0), self.max_new_tokens)
+        check_positions(self.model, max(map(len, rows), default=0), self.max_new_tokens)
         longest_first = sorted(range(len(rows)), key=lambda i: -len(rows[i]))  # what exhausts memory comes first
         answers: dict[int, Answer] = {}
         ready = False
@@ -101,11 +101,11 @@ class Generator:
 
     def _prepare(self, contexts: ExitStack, few: list[Tokens]) -> None:
         """Evaluation mode, the try on a few prompts, weights that are unpacked."""
-        contexts.enter_context(evaluating(self._model))
-        self.fallback = difference(self._model, few, self.end_tokens, self.max_new_tokens)
+        contexts.enter_context(evaluating(self.model))
+        self.fallback = difference(self.model, few, self.end_tokens, self.max_new_tokens)
         if self.fallback:
             warnings.warn(f"answers are made by model.generate, which is slower: {self.fallback}", stacklevel=3)
-        contexts.enter_context(unpacked(self._model))
+        contexts.enter_context(unpacked(self.model))
 
     def _answers(self, rows: list[Tokens], stop: list[Stop] | None) -> list[Answer]:
         """The answers to one segment, with half the batch where the whole one exhausts memory."""
@@ -138,13 +138,24 @@ class Generator:
             return row in decided
 
         if self.fallback is None:
-            made = decode(self._model, rows, self.end_tokens, self.max_new_tokens, size, ended, self.before_batch)
+            made = decode(self.model, rows, self.end_tokens, self.max_new_tokens, size, ended, self.before_batch)
         else:
             made = []
             for start in range(0, len(rows), size):
                 self.before_batch()
-                made += plainly(self._model, rows[start : start + size], self.end_tokens, self.max_new_tokens)[0]
+                made += plainly(self.model, rows[start : start + size], self.end_tokens, self.max_new_tokens)[0]
         return [self._answer(tokens, decided.get(row)) for row, tokens in enumerate(made)]
+
+    def answers(self, made: Sequence[Tokens]) -> list[Answer]:
+        """Answers out of the tokens, end tokens included, that something else made of the same model."""
+        return [self._answer(tokens) for tokens in made]
+
+    def release(self) -> None:
+        """Let the model go, so that its memory is free; `encode` and `answers` still work."""
+        self.model = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _answer(self, tokens: Tokens, decided: str | None = None) -> Answer:
         if decided is not None:

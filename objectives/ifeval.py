@@ -15,12 +15,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from objectives.checkers import CHECKERS, NEED_PUNKT, Check, fixed_world, judge
+from objectives.checkers import CHECKERS, Check, fixed_world, judge
 from objectives.decided import Decider
 from objectives.defects import defective
 from objectives.loops import ends_in_loop
-from objectives.score import Answer, Generate, ObjectiveError, Prompt, Score, Verdict
-from objectives.sentences import punkt_available
+from objectives.prompt_errors import grouped
+from objectives.score import Answer, ObjectiveError, Prompt, Score, Verdict
+from objectives.sentences import NEED_PUNKT, punkt_available
 
 _FIELDS = ("key", "prompt", "instruction_id_list", "kwargs")
 _MOST_ERRORS = 20
@@ -30,11 +31,11 @@ def load_prompts(path: Path | str) -> tuple[Prompt, ...]:
     """Read prompts from a JSONL file in IFEval's format: key, prompt, instruction_id_list, kwargs; other fields are
     left out.
 
-    Raises ObjectiveError with every error of the file at once: not JSON, a field missing or of a wrong type, an unknown
-    instruction id, missing or unusable kwargs, a key that occurs twice.
+    Raises ObjectiveError with every error of the file at once, one that recurs with its first line: not JSON, a field
+    missing or of a wrong type, an unknown instruction id, missing or unusable kwargs, a key that occurs twice.
     """
     prompts: list[Prompt] = []
-    errors: list[str] = []
+    errors: list[tuple[str, str]] = []
     first_seen: dict[int, int] = {}
     for number, line in _lines(Path(path)):
         prompt, wrong = _parse(line)
@@ -44,10 +45,10 @@ def load_prompts(path: Path | str) -> tuple[Prompt, ...]:
             if first != number:
                 wrong.append(f"key {prompt.key} is already that of line {first}; give every prompt its own key")
         place = f"line {number}, key {prompt.key}" if prompt else f"line {number}"
-        errors += [f"{place}: {error}" for error in wrong]
+        errors += [(place, error) for error in dict.fromkeys(wrong)]
     if errors:
-        shown = errors[:_MOST_ERRORS] + [f"and {len(errors) - _MOST_ERRORS} more"] * (len(errors) > _MOST_ERRORS)
-        raise ObjectiveError(f"{path} is no file of IFEval prompts:\n  " + "\n  ".join(shown))
+        told = grouped(errors, _MOST_ERRORS)
+        raise ObjectiveError(f"{path} is no file of IFEval prompts:\n  " + "\n  ".join(told))
     if not prompts:
         raise ObjectiveError(f"{path} holds no prompt; it needs one JSON object a line with {', '.join(_FIELDS)}")
     return tuple(prompts)
@@ -140,12 +141,6 @@ class IFEval:
         needs_punkt = any(name in NEED_PUNKT for prompt in self.prompts for name in prompt.instruction_id_list)
         self.exact = self.punkt or not needs_punkt
         self._clock = clock
-
-    def score(self, generate: Generate) -> Score:
-        """Have every prompt answered, and check the answers."""
-        started = self._clock()
-        answers = generate([prompt.prompt for prompt in self.prompts])
-        return self.check(answers, seconds=self._clock() - started)
 
     def check(self, answers: Sequence[Answer], *, seconds: float = 0.0) -> Score:
         """Judge one answer for each prompt, in the prompts' order. The same answers always give the same verdicts.

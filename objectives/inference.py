@@ -13,6 +13,10 @@ from peft.tuners.lora import LoraLayer
 
 Forward = Callable[[torch.Tensor], torch.Tensor]
 
+LARGE = 2**19  # numbers of a matrix
+ROWS = 32  # for which oneDNN chooses its blocks; good for any other number, too
+_ONEDNN = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
@@ -33,11 +37,12 @@ def evaluating(model: Any) -> Iterator[None]:
 
 @contextmanager
 def unpacked(model: Any) -> Iterator[None]:
-    """On the CPU, 4-bit weights are unpacked to float32 once and not in every pass, with LoRA's share added to them.
+    """On the CPU, weights as a pass computes with them, made ready once and not in every pass.
 
-    The first changes no bit of a result; the second the last ones of the logits, as float32 rounds them. Nothing is
-    done where the weights would take more than half of the machine's memory. Nor on CUDA, where they seldom have the
-    room; without gradients. `model` must not be trained meanwhile.
+    4-bit weights are unpacked to float32, with LoRA's share added to them; large matrices of float32 are laid out in
+    the blocks that oneDNN multiplies. The first changes no bit of a result; the others the last ones of the logits, as
+    float32 rounds them. Nothing is done where that would take more than half of the machine's memory. Nor on CUDA,
+    where it seldom has the room; without gradients. `model` must not be trained meanwhile.
     """
     layers = [module for module in model.modules() if _base(module) is not None]
     needed = sum(4 * _base(layer).in_features * _base(layer).out_features for layer in layers)
@@ -53,27 +58,50 @@ def unpacked(model: Any) -> Iterator[None]:
 
 
 def _base(module: Any) -> Any:
-    """The 4-bit layer that `module` is, or adds plain LoRA to; None for what cannot be unpacked."""
+    """The linear layer that `module` is, or adds plain LoRA to; None for what there is nothing to gain with."""
     base = module
     if isinstance(module, LoraLayer):
         base = module.base_layer
         special = module.merged or module.disable_adapters or any(module.lora_bias.values()) or module.lora_variant
         if special:
             return None
-    whole = isinstance(base, bnb.nn.Linear4bit) and base.weight.device.type == "cpu"
-    return base if whole and base.compute_dtype in (None, torch.float32) and "forward" not in vars(module) else None
+    if "forward" in vars(module):
+        return None
+    if isinstance(base, bnb.nn.Linear4bit):
+        whole = base.weight.device.type == "cpu" and base.compute_dtype in (None, torch.float32)
+    else:  # of subclasses, nobody knows what they compute
+        whole = base is module and type(base) is torch.nn.Linear and _blocked(base.weight)
+    return base if whole else None
+
+
+def _blocked(weight: torch.Tensor) -> bool:
+    """Whether oneDNN's blocks make this matrix faster: measured, from half a million numbers on, most with few rows."""
+    return weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= LARGE and _ONEDNN
 
 
 def _forward(layer: Any) -> Forward:
     """What `layer` computes, with one matrix."""
     base = _base(layer)
-    weight = bnb.functional.dequantize_4bit(base.weight.data, base.weight.quant_state).float()
+    if isinstance(base, bnb.nn.Linear4bit):
+        weight = bnb.functional.dequantize_4bit(base.weight.data, base.weight.quant_state).float()
+    else:
+        weight = base.weight.detach()
     for adapter in getattr(layer, "active_adapters", []):
         if adapter in layer.lora_A:
             weight = weight + layer.get_delta_weight(adapter).detach().float()
     bias = None if base.bias is None else base.bias.detach().float()
+    linear = _linear(weight, bias)
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.linear(x.float(), weight, bias).to(x.dtype)
+        return linear(x.float()).to(x.dtype)
 
     return forward
+
+
+def _linear(weight: torch.Tensor, bias: torch.Tensor | None) -> Forward:
+    """x -> x times the transposed weight, and the bias."""
+    if not _blocked(weight):
+        return lambda x: torch.nn.functional.linear(x, weight, bias)
+    blocks = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS)
+    multiply = torch.ops.mkldnn._linear_pointwise  # what torch.compile makes of a linear layer on the CPU
+    return lambda x: multiply(x, blocks, bias, "none", [], "")

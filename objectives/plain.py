@@ -66,12 +66,24 @@ def _difference(model: Any, rows: Sequence[Tokens], ends: Collection[int], new_t
     theirs, logits = plainly(model, rows, ends, new_tokens)
     with unpacked(model):
         ours = decode(model, rows, ends, new_tokens, 2, lambda row, tokens: row == 0 and len(tokens) == LEAVES)
-    for row, (mine, plain) in enumerate(zip(ours, theirs, strict=True)):
-        for step, (token, expected) in enumerate(zip(mine, plain, strict=False)):
+    return first_difference(ours, theirs, logits, rows, torch.finfo(model.dtype).eps)
+
+
+def first_difference(
+    made: Sequence[Tokens],
+    plain: Sequence[Tokens],
+    logits: Sequence[torch.Tensor],
+    rows: Sequence[Tokens],
+    step_size: float,
+) -> str | None:
+    """Where `made` first differs from what `plainly` gave for `rows`, but for ties within the rounding of numbers with
+    that `step_size` (eps); None where it does not. As far as both go: `made` may have been ended early."""
+    for row, (mine, theirs) in enumerate(zip(made, plain, strict=True)):
+        for step, (token, expected) in enumerate(zip(mine, theirs, strict=False)):
             scores = logits[step][row].float()
             if token == expected:
                 continue
-            if (scores[expected] - scores[token]).abs() > ROUNDING * torch.finfo(model.dtype).eps * scores.abs().max():
+            if (scores[expected] - scores[token]).abs() > ROUNDING * step_size * scores.abs().max():
                 return f"token {step + 1} after a prompt of {len(rows[row])} tokens is {token} and not {expected}"
             break  # after a tie, another text
     return None

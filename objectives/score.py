@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Sequence
-from typing import Annotated, Any, Protocol, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -218,9 +218,3 @@ def _by_type(verdicts: Sequence[Verdict]) -> dict[str, Measure]:
         for name, followed in zip(verdict.instruction_id_list, verdict.strict, strict=True):
             outcomes.setdefault(name, []).append(bool(followed))
     return {name: Measure.of(outcomes[name]) for name in sorted(outcomes)}
-
-
-class Generate(Protocol):
-    """Prompts in, answers out, in the same order."""
-
-    def __call__(self, prompts: list[str]) -> list[Answer]: ...

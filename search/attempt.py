@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,14 +10,17 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from search import budget
+from search import budget, faults, neighbours
+from search.clock import SYSTEM, Clock, Deadline, left_s
 from search.launcher import Worker
 from search.lease import LAPSED
+from search.silence import HANG_S, Silence
 from search.worker import OTHER_BASE
 from storage.ledger import Attempt, Ledger
 from train.rundir import Json, RunDir, parse_event, read_json, write_json
 
 POLL_S = 0.05
+OVERDUE_S = 60.0  # beyond what a save may take: a worker that has not stopped for the deadline by then is ended
 STOPPED = {
     "asked": "it was asked to stop",
     "budget": "the budget is spent",
@@ -67,7 +69,10 @@ class Show(Protocol):
 
 @dataclass
 class Watching:
-    """Answers the rungs of one attempt, pays its leases, and asks it to stop when time or money is over."""
+    """Answers the rungs of one attempt, pays its leases, and asks it to stop when time or money is over.
+
+    A worker that does not stop is ended, and so is one that has given no sign of life for `hang_s`.
+    """
 
     run: RunDir
     worker: Worker
@@ -75,35 +80,72 @@ class Watching:
     attempt: Attempt
     limit_s: float
     spent_s: float
-    deadline: float | None  # a reading of time.time()
+    deadline: Deadline | float | None
     asked: Asked
     judge: Callable[[float, float], bool]  # (fraction, bits per byte) -> may it go on
     show: Show
+    clock: Clock = SYSTEM
+    hang_s: float = HANG_S
+    needed_bytes: int = 0  # of the card, by the plan; 0: trials do not run on one
     stop_reason: str = ""
+    stop_at: float = 0.0  # when that was asked for
+    ended_for: str = ""  # why the worker was killed from here, where it was
+    death: str = ""  # how the process ended, where there is no result
     longest_step_s: float = 0.0
     longest_save_s: float = 0.0
-    event_at: float = 0.0  # seconds of the run at its last event
+    event_at: float | None = None  # seconds of the run at this attempt's last event that has a time
 
     def until_over(self, job: Json) -> Json | None:
-        """Give the job to the worker and wait; returns the run's result, or None if the process died."""
-        self.opened = time.monotonic()
+        """Give the job to the worker and wait; returns the run's result, or None if the process died.
+
+        Raises WorkerFailed where the process has to be ended and cannot be.
+        """
+        self.opened = self.clock.monotonic()
         self.paid_s = self.attempt.paid_s
-        events = Tail(self.run.events)
+        events, silence = Tail(self.run.events), Silence(self.run, self.worker.holder.pid, self.hang_s, self.clock)
         self._write_lease()
         write_json(self.run.job, {"attempt": self.attempt.id, **job})
         self.worker.assign(self.run.path.name, self.attempt.id)
         result = None
         while result is None and self.worker.exit_code() is None:
             for event in events.new():
+                silence.heard(event)
                 self._answer(event)
             self._pay_or_stop()
             self.show()
-            time.sleep(POLL_S)
+            self.clock.sleep(POLL_S)
             result = self._result()
-        return self._settle(result or self._result())
+            if result is None and silence.too_long():
+                result = self._hung(silence.reason())
+        used_s = min(self.clock.monotonic() - self.opened, self.paid_s)
+        return self._settle(self._own(result or self._result()), used_s)
+
+    def _hung(self, reason: str) -> Json:
+        """End the worker and put down the result that it did not, unless it did at the last moment."""
+        self.worker.kill()
+        if (result := self._result()) is None:
+            result = {"outcome": "failed", "reason": reason, "score": None, "seconds": {}, "broken": True}
+            write_json(self.run.result, {"attempt": self.attempt.id, **result})
+        return result
+
+    def _own(self, result: Json | None) -> Json | None:
+        """None for a result that is no fault of the trial's: it ran out of memory which others had taken.
+
+        It goes on from its checkpoint once they are gone (search.neighbours.wait_for_room).
+        """
+        if not (result and self.needed_bytes and faults.out_of_memory(result.get("reason", ""))):
+            return result
+        seen = neighbours.usage()
+        if seen is None or not (who := neighbours.waited_for(self.needed_bytes, seen, [self.worker.holder.pid])):
+            return result
+        self.ended_for = f"out of memory; {who}"
+        self.worker.kill()
+        self.run.result.unlink()
+        return None
 
     def _answer(self, event: Json) -> None:
-        took, self.event_at = event.get("seconds", 0.0) - self.event_at, event.get("seconds", self.event_at)
+        before, self.event_at = self.event_at, event.get("seconds", self.event_at)
+        took = 0.0 if before is None or self.event_at is None else self.event_at - before
         if event["event"] == "step":
             self.longest_step_s = max(self.longest_step_s, took)
         elif event["event"] == "checkpoint":
@@ -118,8 +160,8 @@ class Watching:
         standing = budget.Standing(
             limit_s=self.limit_s,
             spent_s=self.spent_s,
-            lease_left_s=self.opened + self.paid_s - time.monotonic(),
-            deadline_s=None if self.deadline is None else self.deadline - time.time(),
+            lease_left_s=self.opened + self.paid_s - self.clock.monotonic(),
+            deadline_s=left_s(self.deadline, self.clock),
             reserve_s=budget.reserve_s(self.longest_step_s, self.longest_save_s),
         )
         decision = budget.decide(standing)
@@ -128,12 +170,22 @@ class Watching:
             self.paid_s += decision.pay_s
             self.spent_s += decision.pay_s
             self._write_lease()
-        if self.asked.times > 1:
+        if ended_for := self._impatience(standing):
+            self.ended_for = ended_for
             self.worker.kill()
         reason = "asked" if self.asked.times else decision.stop
         if reason and not self.stop_reason:
-            self.stop_reason = STOPPED[reason]
+            self.stop_reason, self.stop_at = STOPPED[reason], self.clock.monotonic()
             write_json(self.run.stop, {"attempt": self.attempt.id, "reason": self.stop_reason})
+
+    def _impatience(self, standing: budget.Standing) -> str:
+        """Why the worker is ended at once, or an empty string."""
+        if self.asked.times > 1:
+            return "it was asked twice to stop"
+        waited_s = self.clock.monotonic() - self.stop_at
+        if self.stop_reason == STOPPED["deadline"] and waited_s > OVERDUE_S + standing.reserve_s:
+            return f"the deadline is reached, and it had not stopped after {waited_s:.0f} s"
+        return ""
 
     def _write_lease(self) -> None:
         write_json(self.run.lease, {"attempt": self.attempt.id, "paid_until": self.opened + self.paid_s})
@@ -142,12 +194,13 @@ class Watching:
         result = read_json(self.run.result)
         return result if result and result["attempt"] == self.attempt.id else None
 
-    def _settle(self, result: Json | None) -> Json | None:
+    def _settle(self, result: Json | None, used_s: float) -> Json | None:
         """Close the attempt in the ledger: what was paid and not used comes back."""
-        used = min(time.monotonic() - self.opened, self.paid_s)
         outcome = result["outcome"] if result else _death(self.worker.exit_code())
+        self.death = "" if result else self.ended_for or self.worker.how_it_ended()
         costs, tokens = _costs(result)
-        self.ledger.close(self.attempt.id, used_s=used, outcome=outcome, costs=costs, tokens=tokens)
+        reason = result.get("reason", "") if result else self.death
+        self.ledger.close(self.attempt.id, used_s, outcome, costs, reason, tokens)
         if result and result["outcome"] == "stopped":
             return {**result, "reason": self.stop_reason}
         return result

@@ -13,7 +13,6 @@ import json
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -23,7 +22,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from search import cli_models
+from search import cli_models, cli_nights
 from search.cli_options import AnyStudy, StudyFile, complete_preset, gib, hours, time_of_day
 
 if TYPE_CHECKING:
@@ -36,9 +35,10 @@ REPORTED_ERRORS = {  # every error that a user can cause; the room that raises o
     "search.errors": "SearchError",
     "train.recipe": "RecipeError",
     "objectives.score": "ObjectiveError",
-    "storage.db": "StorageError",
+    "storage.file": "StorageError",
 }
 DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+STATUS_ROWS = 60  # trials that status shows: the newest ones, beside the best
 GO_ON = "stopped; everything that was finished is safe, and the same command goes on from here"
 
 
@@ -172,6 +172,19 @@ def plan(
             _print(plan_view.render(each, scored_s))
 
 
+@app.command(rich_help_panel=BEGIN, epilog="[bold]Example:[/] nightshift fetch study.toml")
+def fetch(study: StudyFile) -> None:
+    """Bring what a night needs while there is a network: base model, tokenizer, data, nltk's punkt_tab.
+
+    What is there already stays as it is; run it again after whatever failed.
+    """
+    from search import fetch as fetching
+    from search import home
+
+    for line in fetching.bring(*home.study(study)):
+        _print(line)
+
+
 @app.command(rich_help_panel=NIGHT, epilog="[bold]Example:[/] nightshift start study.toml --until 03:00 --budget 16")
 def start(
     study: StudyFile,
@@ -195,8 +208,11 @@ def start(
     from search import home
 
     config, folder = home.study(study)
+    from search import fetch as fetching
     from search.attempt import STOPPED, Asked, Interrupted
 
+    if notice := fetching.notice(config, folder):
+        _complain(notice)
     asked, budget_s = Asked(), 3600 * (budget or config.study.budget_hours)
     ending = _search(config, folder, until or config.study.until, budget_s, asked)
     _print(f"\n{config.study.name}: {ending}")
@@ -208,12 +224,21 @@ def start(
 
 def _search(config: StudyConfig, folder: Path, until: str | None, budget_s: float, asked: Asked) -> str:
     from search import loop
-    from search.config import next_time
+    from search.clock import SYSTEM, Deadline
     from search.screen import Screen
 
-    deadline = next_time(until, time.time()) if until else None
-    with Screen().watching() as observe:
-        return loop.run(config, folder, deadline=deadline, until=until, budget_s=budget_s, observe=observe, asked=asked)
+    deadline, screen = Deadline.after_now(until, SYSTEM) if until else None, Screen()
+    with screen.watching() as observe:
+        return loop.run(
+            config,
+            folder,
+            deadline=deadline,
+            until=until,
+            budget_s=budget_s,
+            observe=observe,
+            say=screen.say,
+            asked=asked,
+        )
 
 
 @app.command(rich_help_panel=NIGHT)
@@ -226,11 +251,11 @@ def status(
     from search.progress import render
     from search.screen import plain
 
-    seen = view.read(home.folder(study))
+    folder = home.folder(study)
     if as_json:
-        typer.echo(json.dumps(plain(seen), indent=1, allow_nan=False))
+        typer.echo(json.dumps(plain(view.read(folder)), indent=1, allow_nan=False))
     else:
-        _print(render(seen, rows=len(seen.trials)))
+        _print(render(view.read(folder, STATUS_ROWS), STATUS_ROWS))
 
 
 @app.command(rich_help_panel=NIGHT)
@@ -310,6 +335,9 @@ for _command, _example in (
     (cli_models.compare, "nightshift compare scores/Qwen2.5-7B studies/tiny/final/scores --show 3"),
 ):
     app.command(rich_help_panel=MODELS, epilog=f"[bold]Example:[/] {_example}")(_shown(_command))
+app.command(rich_help_panel=NIGHT, epilog="[bold]Example:[/] nightshift install qwen-7b --at 22:00 --until 06:00")(
+    _shown(cli_nights.install)
+)
 
 
 def main() -> None:

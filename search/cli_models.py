@@ -44,6 +44,13 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
+class Engines(StrEnum):
+    """What makes the answers."""
+
+    nightshift = "nightshift"
+    vllm = "vllm"
+
+
 Model = Annotated[
     str,
     typer.Argument(
@@ -88,7 +95,28 @@ def score(
         ),
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="The most tokens of an answer.")] = 1280,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts answered at once.")] = 16,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Prompts answered at once; by default 16, with vLLM 128.", show_default=False),
+    ] = None,
+    engine: Annotated[
+        Engines, typer.Option(help="What makes the answers; vllm needs an environment of its own.")
+    ] = Engines.nightshift,
+    vllm_python: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            envvar="NIGHTSHIFT_VLLM_PYTHON",
+            help="The python of the environment that has vLLM.",
+            show_default=False,
+        ),
+    ] = None,
+    ifbench: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH", help="IFBench's file or hub id: refused for want of checkers, see docs.", show_default=False
+        ),
+    ] = None,
     weights: AnyWeights = Weights.nf4,
     device: AnyDevice = None,
     revision: Revision = None,
@@ -105,14 +133,17 @@ def score(
 
     What was stopped goes on; what is there already is shown again.
     """
-    from search import score_job, score_model, score_settings, score_view
+    from search import score_engine, score_job, score_model, score_settings, score_view
 
+    if ifbench is not None:
+        score_settings.refuse_ifbench(ifbench)
+    made_by = score_engine.engine(engine.value, vllm_python)
     found = score_model.find(model, revision)
     part = score_settings.part_of(found, prompts.value if prompts else None)
     template = score_settings.chat_template(found, chat_template)
     asked = score_settings.prompts(found, part, file)
-    machine = score_settings.machine(found, device.value if device else None, weights is Weights.nf4)
-    lengths = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    machine = score_settings.machine(found, device.value if device else None, weights is Weights.nf4, made_by)
+    lengths = {"max_new_tokens": max_new_tokens, "batch_size": batch_size or score_engine.BATCH[engine.value]}
     settings = score_settings.settings(found, machine, asked, template, **lengths)
     folder = score_settings.out_folder(found, out)
     with score_view.Following() as watch:

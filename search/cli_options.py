@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from search.errors import ConfigError
+
 TIME_OF_DAY = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
 
 
@@ -30,7 +32,7 @@ def complete_preset(incomplete: str) -> list[str]:
 def time_of_day(value: str | None) -> str | None:
     """03:00."""
     if value is not None and not TIME_OF_DAY.fullmatch(value):
-        raise typer.BadParameter(f"{value!r} is no time of day like 03:00, from 00:00 to 23:59")
+        raise ConfigError(f"{value!r} is no time of day like 03:00, from 00:00 to 23:59")
     return value
 
 

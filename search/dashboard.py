@@ -134,8 +134,10 @@ def _optuna_dashboard(folder: Path) -> tuple[WSGIApplication, str]:
 
     from optuna_dashboard import wsgi  # imported late: it takes over a second
 
+    from search.dashboard_pace import quicken
     from storage import trials
 
+    quicken()
     logging.getLogger("optuna_dashboard").setLevel(logging.CRITICAL)  # its tracebacks help nobody at a terminal
     storage = trials.open_read_only(path)
     studies = storage.get_all_studies()

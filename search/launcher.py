@@ -16,11 +16,15 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from search.errors import WorkerFailed
 from search.worker import ASSIGNMENT
 from storage.attempts import Holder, alive
 from train.rundir import Json, read_json, write_json
 
 QUIT_PATIENCE_S = 5.0
+KILL_PATIENCE_S = 60.0  # for the kernel: a process that holds much memory takes seconds to go
+VMSTAT = Path("/proc/vmstat")
+OUT_OF_MEMORY = "by the kernel for want of main memory"
 
 
 class Worker:
@@ -31,12 +35,13 @@ class Worker:
         self.token = token
         self.holder = Holder.of_process(process.pid)
         self._process = process
+        self._oom_kills = oom_kills()
 
     @classmethod
     def start(cls, runs: Path, log: Path, *, threads: int, device: str) -> Worker:
         """Start a worker in a session of its own; what it prints goes to `log`."""
         token = uuid.uuid4().hex
-        arguments = [sys.executable, "-m", "search.worker", str(runs), token, str(os.getpid()), device]
+        arguments = [sys.executable, "-P", "-m", "search.worker", str(runs), token, str(os.getpid()), device]
         with open(log, "ab") as output:
             process = subprocess.Popen(
                 arguments,
@@ -57,12 +62,17 @@ class Worker:
         return self._process.poll()
 
     def how_it_ended(self) -> str:
-        """`killed by SIGKILL, perhaps for want of memory`, or `exit code 1`."""
+        """`exit code 1`, `killed by SIGTERM`, or whether it was the kernel that killed it, for want of memory."""
         code = self._process.wait()
         if code >= 0:
             return f"exit code {code}"
         known = f"killed by {signal.Signals(-code).name}"
-        return f"{known}, perhaps for want of memory" if -code == signal.SIGKILL else known
+        if -code != signal.SIGKILL:
+            return known
+        before, now = self._oom_kills, oom_kills()
+        if before is None or now is None:
+            return f"{known}, perhaps for want of memory"
+        return f"{known}, " + (OUT_OF_MEMORY if now > before else "not by the kernel's out-of-memory killer")
 
     def quit(self) -> None:
         """Ask the idle worker to end, and kill it if it does not."""
@@ -74,9 +84,18 @@ class Worker:
                 self.kill()
 
     def kill(self) -> None:
-        """End the whole process group at once and wait until it is gone."""
+        """End the whole process group at once and wait until it is gone.
+
+        Raises WorkerFailed where it cannot be ended: it then waits for a driver that hangs.
+        """
         kill_group(self._process.pid)
-        self._process.wait()
+        try:
+            self._process.wait(KILL_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            raise WorkerFailed(
+                f"process {self._process.pid} was killed and is there {KILL_PATIENCE_S:.0f} s later, as happens when a "
+                "driver hangs. What was finished is safe: restart the machine, then run `nightshift start` again."
+            ) from None
 
     def _write(self, order: Json) -> None:
         worker = {"pid": self.holder.pid, "boot_id": self.holder.boot_id, "pid_started": self.holder.started}
@@ -100,6 +119,14 @@ def end_orphan(runs: Path) -> bool:
     return True
 
 
+def oom_kills() -> int | None:
+    """How many processes this machine's kernel has killed for want of memory since boot; None where it does not say."""
+    with contextlib.suppress(OSError, ValueError):
+        counters = dict(line.split() for line in VMSTAT.read_text(encoding="ascii").splitlines())
+        return int(counters["oom_kill"]) if "oom_kill" in counters else None
+    return None
+
+
 def kill_group(pid: int) -> None:
     """SIGKILL to the process group that `pid` leads; nothing if it is gone."""
     with contextlib.suppress(ProcessLookupError):
@@ -115,5 +142,6 @@ def environment(threads: int) -> Mapping[str, str]:
         "PYTHONUNBUFFERED": "1",
         "PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",  # cards numbered as nvidia-smi does, not by speed
         "HF_HUB_DISABLE_TELEMETRY": "1",
     }

@@ -8,13 +8,28 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from search import budget, notes, plan_choice, service, space, split, standing, survey, view
+from search import (
+    budget,
+    faults,
+    forecast,
+    neighbours,
+    notes,
+    plan_choice,
+    plan_machine,
+    plan_study,
+    service,
+    space,
+    split,
+    standing,
+    survey,
+    view,
+)
 from search.attempt import Asked, Watching, signals
+from search.clock import SYSTEM, Clock, Deadline, left_s
 from search.config import StudyConfig
 from search.errors import WorkerFailed
 from search.launcher import Worker, end_orphan
@@ -27,25 +42,28 @@ from train.rundir import Json, RunDir, read_json, write_atomic
 
 SHOW_EVERY_S = 0.5
 DEATHS_ALLOWED = 5  # of one trial's worker, without a new checkpoint or answer in between
-FAILURES_ALLOWED = 3  # trials in a row that failed: more would burn the night
 MISFITS_ALLOWED = 200  # suggestions in a row that do not fit the memory
 Observe = Callable[[view.StudyView], None]
+Say = Callable[[str], None]
 
 
 def run(
     config: StudyConfig,
     folder: Path,
     *,
-    deadline: float | None,
+    deadline: Deadline | float | None,
     until: str | None,
     budget_s: float,
     observe: Observe,
+    say: Say = lambda _: None,
     asked: Asked | None = None,
+    clock: Clock = SYSTEM,
 ) -> str:
     """Work on the study in `folder` until it ends; returns why, in one sentence.
 
-    `deadline` is a reading of time.time(); `budget_s` the GPU-seconds that the study may spend in all its nights.
-    `asked` learns by which signal it was asked to stop, if it was.
+    `deadline` is the night's, or a reading of the wall clock; `budget_s` the GPU-seconds that the study may spend in
+    all its nights. `say` is told, a line at a time, what the view does not show. `asked` learns by which signal it was
+    asked to stop, if it was.
     Raises SearchError, RecipeError, ObjectiveError or StorageError for what a user can cause, before anything is
     written where the configuration is at fault.
     """
@@ -64,7 +82,7 @@ def run(
         write_atomic(folder / "study.toml", config.portable_text)  # not before the study has taken it
         split.keep(folder, found.search_half)  # now that it is the study's own
         claim.announce(trials_wanted=config.study.trials, budget_s=budget_s, until=until)
-        night = Night(config, folder, found, study, ledger, budget_s, deadline, observe, asked)
+        night = Night(config, folder, found, study, ledger, budget_s, deadline, observe, say, asked, clock)
         try:
             claim.ending = night.work()
         except WorkerFailed as error:
@@ -88,16 +106,21 @@ class Night:
     study: Study
     ledger: Ledger
     budget_s: float
-    deadline: float | None
+    deadline: Deadline | float | None
     observe: Observe
+    say: Say
     asked: Asked
+    clock: Clock
     worker: Worker | None = None
-    failures: int = 0
     death: str = ""  # how the last worker that died did
     shown_at: float = field(default=-1e9)
 
+    def __post_init__(self) -> None:
+        self.known = {record.number for record in self.study.records() if record.finished}  # before this night
+
     def work(self) -> str:
         """Score the base model once, then one trial after another; returns why it ended."""
+        self._expect()
         if ending := self._base():
             return ending
         while not (ending := self._over()):
@@ -128,7 +151,7 @@ class Night:
         if ending := self._over():
             return ending
         run.create(space.recipe(self.config, {}, self.survey))
-        result, ending = self._until_ended(run, None, "base")
+        result, ending = self._until_ended(run, None, "base", self._plan(run.recipe()))
         if result and result["outcome"] == "failed":
             raise WorkerFailed(f"{run.path}: scoring the base model failed: {result['reason']}\n{self._log_hint()}")
         return ending
@@ -148,21 +171,32 @@ class Night:
         if result is None:
             if ending := self._disk_full(planned):
                 return ending
-            result, ending = self._until_ended(run, trial, "trial")
+            result, ending = self._until_ended(run, trial, "trial", planned)
             if result is None:
                 return ending
         self._tell(trial, run, planned, result)
-        return self._failing(result)
+        self._expect()
+        if said := faults.ending(self.study.records(), self.folder / "worker.log", self.known):
+            raise WorkerFailed(said)
+        return ""
+
+    def _expect(self) -> None:
+        """Leave for whoever looks on what trials cost, by the plan and by those that ended."""
+        machine = plan_machine.machine(self.config.machine, None, None)
+        so_far = plan_study.SoFar(self.folder / "runs", self.ledger.spent_s(), self.budget_s, self._deadline_s())
+        if costs := plan_study.trials(self.config, self.survey.base, machine, so_far):
+            forecast.keep(self.folder, costs.expected)
 
     def _plan(self, recipe: Recipe) -> plan.Plan:
         device, context = self.config.machine.device, plan_choice.context_bytes(self.config, self.survey)
         return plan.plan(recipe, self.survey.base, device, context)
 
     def _misfit(self, trial: OpenTrial, recipe: Recipe, planned: plan.Plan) -> str:
-        limit = plan_choice.limit_bytes(self.config, self.survey)
+        """Why the trial does not fit the memory; less of it counts once a trial ran out of what the plan gave it."""
+        limit = faults.limit_bytes(plan_choice.limit_bytes(self.config, self.survey), self.study.records())
         if limit is not None:
             self.study.constrain(trial, planned.peak_bytes / limit - 1.0)
-        return plan_choice.misfit(recipe, self.config, self.survey)
+        return plan_choice.misfit(recipe, self.config, self.survey, limit)
 
     def _disk_full(self, planned: plan.Plan) -> str:
         free = shutil.disk_usage(self.folder).free
@@ -177,17 +211,19 @@ class Night:
             return ""
         return f"the last {MISFITS_ALLOWED} suggestions do not fit the memory; narrow the space (see the report)"
 
-    def _until_ended(self, run: RunDir, trial: OpenTrial | None, kind: str) -> tuple[Json | None, str]:
+    def _until_ended(
+        self, run: RunDir, trial: OpenTrial | None, kind: str, planned: plan.Plan
+    ) -> tuple[Json | None, str]:
         """Attempt the run until it ended or the night did: (result, "") or (None, why the night is over)."""
         deaths, progress = 0, _progress(run)
         while True:
-            if ending := self._over():
+            if ending := self._over() or self._no_room(planned):
                 return None, ending
             try:
                 attempt = self._open(run, trial)
             except BudgetExhausted:
                 return None, f"the budget of {budget.hours(self.budget_s)} GPU-hours is spent"
-            result = self._watch(run, trial, attempt, kind)
+            result = self._watch(run, trial, attempt, kind, planned)
             if result and result["outcome"] == "stopped":
                 return None, result["reason"]
             if result:
@@ -199,7 +235,16 @@ class Night:
                 reason = f"its process died {deaths} times ({self.death}) without reaching another checkpoint or answer"
                 return {"outcome": "failed", "reason": reason, "score": None}, ""
 
-    def _watch(self, run: RunDir, trial: OpenTrial | None, attempt: Attempt, kind: str) -> Json | None:
+    def _no_room(self, planned: plan.Plan) -> str:
+        """Wait while others have the memory of the card; returns why the night is over, if it is by then."""
+        if self.config.machine.device != "cuda":
+            return ""
+        ours = [self.worker.holder.pid] if self.worker else []
+        return neighbours.wait_for_room(planned.peak_bytes, self.clock, self._over, self.say, ours)
+
+    def _watch(
+        self, run: RunDir, trial: OpenTrial | None, attempt: Attempt, kind: str, planned: plan.Plan
+    ) -> Json | None:
         assert self.worker is not None
         watching = Watching(
             run=run,
@@ -212,10 +257,13 @@ class Night:
             asked=self.asked,
             judge=lambda fraction, bits: self.study.report(trial, fraction, bits) if trial else True,
             show=self.show,
+            clock=self.clock,
+            hang_s=60.0 * self.config.machine.hang_minutes,
+            needed_bytes=planned.peak_bytes if self.config.machine.device == "cuda" else 0,
         )
         result = watching.until_over(self._job(kind, trial))
         if result is None:
-            self.death = self.worker.how_it_ended()
+            self.death = watching.death
         if result is None or result.get("broken"):  # dead, or in a state that nobody knows
             self.close()
         return result
@@ -257,29 +305,21 @@ class Night:
             self.study.fail(trial, result["reason"])
         self.show(force=True)
 
-    def _failing(self, result: Json) -> str:
-        self.failures = self.failures + 1 if result["outcome"] == "failed" else 0
-        if self.failures < FAILURES_ALLOWED:
-            return ""
-        raise WorkerFailed(
-            f"{self.failures} trials in a row failed, the last one with: {result['reason']}. {self._log_hint()}"
-        )
-
     def _log_hint(self) -> str:
         return f"Read {self.folder / 'worker.log'}."
 
     def _deadline_s(self) -> float | None:
-        return None if self.deadline is None else self.deadline - time.time()
+        return left_s(self.deadline, self.clock)
 
     def show(self, *, force: bool = False) -> None:
-        """Let the observer see the study, at most every half second."""
-        now = time.monotonic()
+        """Let the observer see the study, at most every half second, and seldom where that takes long."""
+        now = self.clock.monotonic()
         if force or now - self.shown_at >= SHOW_EVERY_S:
-            self.shown_at = now
-            facts = service.read(self.folder)
+            facts, ledger = service.read(self.folder), self.ledger
             assert facts is not None
-            records, spent_s = self.study.records(), self.ledger.spent_s()
-            self.observe(view.build(self.folder, facts, records, self.ledger.attempts(), spent_s))
+            paid = ledger.work(), ledger.open_attempts(), ledger.spent_s()
+            self.observe(view.build(self.folder, facts, self.study.records(), *paid))
+            self.shown_at = self.clock.monotonic() + 9 * (self.clock.monotonic() - now)  # a tenth of the time at most
 
 
 def _ended(run: RunDir) -> Json | None:

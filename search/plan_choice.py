@@ -33,9 +33,9 @@ def context_bytes(config: StudyConfig, survey: Survey) -> int:
     return plan.context_bytes(config.machine.device, survey.card.name if survey.card else None)[0]
 
 
-def misfit(recipe: Recipe, config: StudyConfig, survey: Survey) -> str:
-    """Why a trial of this recipe does not fit, and what would; an empty string where it fits."""
-    limit, context = limit_bytes(config, survey), context_bytes(config, survey)
+def misfit(recipe: Recipe, config: StudyConfig, survey: Survey, limit: int | None) -> str:
+    """Why a trial of this recipe does not fit in so many bytes, and what would; an empty string where it fits."""
+    context = context_bytes(config, survey)
     return fitting.misfit(recipe, survey.base, config.machine.device, limit, context) if limit else ""
 
 

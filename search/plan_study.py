@@ -8,10 +8,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from search import plan_choice, space
+from search import cost_record, plan_choice, plan_trials, space
 from search.config import StudyConfig
+from search.cost import Costs
 from search.errors import SearchError
 from search.sections import ObjectiveSection
 from train.planning import fitting
@@ -61,7 +63,8 @@ class StudyPlan:
     """The plans of a study, or of one recipe, on one base model.
 
     `named` begins with the cheapest recipe and ends with the dearest, which the last three fields are of. Of one
-    recipe, it is all there is. `score_seconds` is None where the machine's speed is not known.
+    recipe, it is all there is. `score_seconds` is None where the machine's speed is not known. Of a study, `ruled_out`
+    says what of its space never fits, and `trials` what its trials cost.
     """
 
     base: str
@@ -72,6 +75,8 @@ class StudyPlan:
     asked: planning.Answers
     generation_bytes: int
     score_seconds: planning.ScoreSeconds | None
+    ruled_out: tuple[plan_trials.RuledOut, ...] = ()
+    trials: plan_trials.TrialCosts | None = None
 
     @property
     def is_one(self) -> bool:
@@ -79,14 +84,30 @@ class StudyPlan:
         return not self.corners
 
 
+@dataclass(frozen=True)
+class SoFar:
+    """What of a study is known besides its file: the folder of its runs, GPU-seconds spent, of how many (None: as the
+    file says), and seconds until its time of day."""
+
+    runs: Path | None = None
+    spent_s: float = 0.0
+    budget_s: float | None = None
+    tonight_s: float | None = None
+
+
+NOTHING = SoFar()
+
+
 def answers(objective: ObjectiveSection) -> planning.Answers:
     """What a trial is asked, at most."""
     return planning.Answers(objective.subset, objective.batch_size, PROMPT_TOKENS, objective.max_new_tokens)
 
 
-def study_plans(config: StudyConfig, bases: Sequence[str], machine: Machine) -> list[StudyPlan]:
+def study_plans(
+    config: StudyConfig, bases: Sequence[str], machine: Machine, so_far: SoFar = NOTHING
+) -> list[StudyPlan]:
     """Plan a study on each of these base models, or on its own."""
-    return [study_plan(config, base, facts, machine) for base, facts in shapes(config.base, bases)]
+    return [study_plan(config, base, facts, machine, so_far) for base, facts in shapes(config.base, bases)]
 
 
 def shapes(own: Base, bases: Sequence[str]) -> list[tuple[str, planning.BaseFacts]]:
@@ -95,18 +116,50 @@ def shapes(own: Base, bases: Sequence[str]) -> list[tuple[str, planning.BaseFact
     return [(base, planning.shape_of(base, own.revision if base == own.model else None)) for base in chosen]
 
 
-def study_plan(config: StudyConfig, base: str, facts: planning.BaseFacts, machine: Machine) -> StudyPlan:
+def study_plan(
+    config: StudyConfig, base: str, facts: planning.BaseFacts, machine: Machine, so_far: SoFar = NOTHING
+) -> StudyPlan:
     """Plan a study on a base model. Raises SearchError, naming the largest that fits, where no recipe does."""
-    spots = sorted(_spots(config, COSTLY), key=lambda spot: _least_bytes(config, spot, facts, machine))
-    rest = dict(spots[-1])
-    cheapest = _of_study("cheapest", config, spots[0], facts, machine)
+    sized = [(spot, _least_bytes(config, spot, facts, machine)) for spot in _spots(config, COSTLY)]
+    sized.sort(key=lambda each: each[1])
+    least, rest = sized[0][0], dict(sized[-1][0])
+    cheapest = _of_study("cheapest", config, least, facts, machine)
     priors = [_of_study(prior.name, config, {**rest, **prior.params}, facts, machine) for prior in config.prior]
     dearest = _of_study("dearest", config, rest, facts, machine)
     corners = [_of_study("", config, {**rest, **spot}, facts, machine) for spot in _table(config)]
     named = (cheapest, *priors, dearest)
     if not any(each.fits for each in (*named, *corners)):
         raise SearchError(f"no recipe of this study fits {base}: the cheapest {named[0].misfit}")
-    return _complete(base, facts, machine, named, tuple(corners), answers(config.objective))
+    others = [_of_study("", config, {**least, **spot}, facts, machine) for spot in _table(config)]
+    return replace(
+        _complete(base, facts, machine, named, tuple(corners), answers(config.objective)),
+        ruled_out=tuple(plan_trials.ruled_out(config, sized, machine.limit_bytes)) if machine.limit_bytes else (),
+        trials=trials(config, facts, machine, so_far, [each.recipe for each in (*named, *corners, *others)]),
+    )
+
+
+def trials(
+    config: StudyConfig,
+    facts: planning.BaseFacts,
+    machine: Machine,
+    so_far: SoFar = NOTHING,
+    others: Sequence[Recipe] = (),
+) -> plan_trials.TrialCosts | None:
+    """What trials cost, by recipes drawn from the space and `others`; learned from the study's runs, where there are
+    any. None where none of those drawn fits."""
+    limit, context = machine.limit_bytes, machine.context_bytes
+    of = cost_record.terms(config, facts, machine.speed)
+    costs = Costs.learn(cost_record.observations(so_far.runs, of) if so_far.runs else ())
+    return plan_trials.trial_costs(
+        of,
+        costs,
+        [_chosen(config, params, facts, machine) for params in plan_trials.sampled(config)],
+        lambda recipe: limit is None or planning.plan(recipe, facts, machine.device, context).fits(limit),
+        others,
+        limit_s=3600 * config.study.budget_hours if so_far.budget_s is None else so_far.budget_s,
+        spent_s=so_far.spent_s,
+        tonight_s=so_far.tonight_s,
+    )
 
 
 def recipe_plan(
@@ -156,11 +209,15 @@ def _least_bytes(config: StudyConfig, params: Params, facts: planning.BaseFacts,
 
 
 def _of_study(name: str, config: StudyConfig, params: Params, facts: planning.BaseFacts, machine: Machine) -> Planned:
+    return _planned(name, _chosen(config, params, facts, machine), facts, machine)
+
+
+def _chosen(config: StudyConfig, params: Params, facts: planning.BaseFacts, machine: Machine) -> Recipe:
+    """The recipe of these parameters, with what the plan is to choose."""
     recipe = space.recipe(config, params)
-    if plan_choice.is_auto(config):
-        limit, context = machine.limit_bytes, machine.context_bytes
-        recipe = fitting.least_checkpointed(recipe, facts, machine.device, limit, context)
-    return _planned(name, recipe, facts, machine)
+    if not plan_choice.is_auto(config):
+        return recipe
+    return fitting.least_checkpointed(recipe, facts, machine.device, machine.limit_bytes, machine.context_bytes)
 
 
 def _planned(name: str, recipe: Recipe, facts: planning.BaseFacts, machine: Machine) -> Planned:

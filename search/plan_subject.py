@@ -7,15 +7,18 @@ say, its machine and its prompts, is taken from the study that it lies in, or fr
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from search import home, plan_machine, plan_study
+from search.config import StudyConfig, next_time
 from search.errors import SearchError
 from search.sections import MachineSection, ObjectiveSection
+from storage import records
 from train.planning.plan import Answers
 from train.recipe import Recipe
 from train.rundir import Json, RunDir, read_json
@@ -34,7 +37,11 @@ class Alone:
 
 
 def plans(
-    subject: str, bases: Sequence[str], memory_gib: float | None, card: str | None
+    subject: str,
+    bases: Sequence[str],
+    memory_gib: float | None,
+    card: str | None,
+    now: Callable[[], float] = time.time,
 ) -> tuple[list[plan_study.StudyPlan], list[float]]:
     """The plans of what a user names, on each of these base models or on its own; and the seconds that scores took.
 
@@ -44,11 +51,22 @@ def plans(
     if alone is None:
         config, folder = home.study(subject)
         machine = plan_machine.machine(config.machine, memory_gib, card)
-        return plan_study.study_plans(config, bases, machine), _scored(folder / "runs")
+        elsewhere = bool(bases or memory_gib or card)  # what this machine took says nothing of another
+        so_far = _so_far(config, folder, elsewhere, now())
+        return plan_study.study_plans(config, bases, machine, so_far), _scored(folder / "runs")
     machine = plan_machine.machine(alone.machine, memory_gib, card)
     shapes = plan_study.shapes(alone.recipe.base, bases)
     made = [plan_study.recipe_plan(alone.recipe, base, facts, machine, alone.asked) for base, facts in shapes]
     return made, []
+
+
+def _so_far(config: StudyConfig, folder: Path, elsewhere: bool, now: float) -> plan_study.SoFar:
+    database, until = folder / "study.db", config.study.until
+    return plan_study.SoFar(
+        runs=None if elsewhere else folder / "runs",
+        spent_s=records.read(database).spent_s if database.exists() else 0.0,
+        tonight_s=next_time(until, now) - now if until else None,
+    )
 
 
 def _alone(path: Path) -> Alone | None:

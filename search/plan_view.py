@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -11,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from search.plan_study import GIB, Planned, StudyPlan
+from search.progress import duration
 
 PHASES = {  # of a step, in words
     "forward": "forward",
@@ -33,6 +35,7 @@ def render(study: StudyPlan, scored_s: Sequence[float] = ()) -> RenderableType:
         parts += ["", _corners(study)]
     if study.machine.limit_bytes:
         parts += ["", _room(study)]
+    parts += [Text("\n".join(["", *lines])) for lines in (excluded(study), costs(study)) if lines]
     shown = "\n".join([*calculation(study), *scoring(study, scored_s)])
     parts += ["", _parameters(study.named[-1]), "", Text(shown), ""]
     return Group(*parts)
@@ -58,6 +61,8 @@ def as_json(study: StudyPlan, scored_s: Sequence[float] = ()) -> dict[str, Any]:
             "measured_seconds": list(scored_s),
         },
         "calculation": [*calculation(study), *scoring(study, scored_s)],
+        "ruled_out": [asdict(each) for each in study.ruled_out],
+        "trials": asdict(study.trials) if study.trials else None,
     }
 
 
@@ -143,6 +148,40 @@ def _room(study: StudyPlan) -> Table:
             whole = layers if each.recipe.gradient_checkpointing else "all are"
             table.add_row(each.name, _or_none(each.room.micro_batch_size), _or_none(each.room.max_length), whole)
     return table
+
+
+def excluded(study: StudyPlan) -> list[str]:
+    """What of the space never fits, and why."""
+    limit = study.machine.limit_bytes
+    if limit is None or study.is_one:
+        return []
+    if not study.ruled_out:
+        return ["No value of the space, nor any two of them, are ruled out by the memory."]
+    lines = (f"  {each.what} needs {_gib(each.needs_bytes)} GiB of {_gib(limit)}" for each in study.ruled_out)
+    return ["Ruled out by the memory, whatever the rest of the recipe is:", *lines]
+
+
+def costs(study: StudyPlan) -> list[str]:
+    """What a trial costs and how many fit."""
+    made = study.trials
+    if made is None:
+        return []
+    how = f"learned from {made.learned_from} of this study" if made.learned_from else "estimated; no trial has run yet"
+    lines = [f"A trial, from loaded model to score ({how}):"]
+    for name, each in (("cheapest", made.cheapest), ("typical", made.typical), ("dearest", made.dearest)):
+        parts = ", ".join(f"{cause} {duration(seconds)}" for cause, seconds in _largest(each.by_cause))
+        lines.append(f"  {name:<12}{duration(each.seconds):>9}  {parts}")
+    if made.fitting < made.sampled:
+        lines.append(f"  {made.fitting} of {made.sampled} recipes drawn from the space fit the memory")
+    lines.append(f"  the budget fits {made.in_budget} of them to their ends, more where some stop early")
+    if made.tonight is not None and made.tonight_s is not None:
+        lines.append(f"  tonight fits {made.tonight} of them: it ends in {duration(made.tonight_s)}")
+    return lines + ([f"  {made.refusal}"] if made.refusal else [])
+
+
+def _largest(by_cause: Mapping[str, float]) -> list[tuple[str, float]]:
+    """The causes that matter, the largest first."""
+    return sorted((each for each in by_cause.items() if each[1] >= 0.5), key=lambda each: -each[1])[:3]
 
 
 def _parameters(planned: Planned) -> Table:

@@ -64,7 +64,7 @@ def render(view: StudyView, rows: int = ROWS) -> RenderableType:
 
 @dataclass(frozen=True)
 class Header:
-    """Name and progress, the budget as a bar, the best so far, and what is going on."""
+    """Name and progress, the budget as a bar, what to expect, the best so far, and what is going on."""
 
     view: StudyView
 
@@ -72,6 +72,7 @@ class Header:
         view = self.view
         yield _line([Text(view.name, style="bold"), Text(done(view)), _service(view)])
         yield _budget(view, options.max_width)
+        yield from [str(view.forecast)] if view.forecast else []
         yield _line([_base(view), _best(view)])
         yield _now(view)
 
@@ -197,9 +198,9 @@ def _columns(view: StudyView, shown: Sequence[TrialView]) -> list[tuple[int, Col
 
 
 def _score(trial: TrialView) -> str:
-    """Its score; for one that was ended as behind, the estimate: `0.41, behind 3 after 24`."""
+    """Its score; for one that was ended as behind, the estimate: `≈ 0.41, behind 3 after 24`."""
     if trial.behind is not None and trial.value is not None:
-        return f"{trial.value:.2f}, behind {trial.behind} after {trial.asked}"
+        return f"≈ {trial.value:.2f}, behind {trial.behind} after {trial.asked}"
     return str(trial.score) if trial.score else ""
 
 
@@ -267,6 +268,8 @@ def changes(before: StudyView | None, now: StudyView) -> list[str]:
     old = {trial.number: trial for trial in before.trials}
     for trial in now.trials:
         lines += _trial_changes(old.get(trial.number), trial, now)
+    if now.forecast and done(now) != done(before):
+        lines.append(str(now.forecast))
     return lines + _resumed(before.activity, now.activity)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from objectives.score import Measure
-from search import config, freeze, home, loop, report, service, view
+from search import config, fetch, freeze, home, loop, report, service, view
 from search.attempt import STOPPED, Asked, Interrupted
 from search.config import StudyConfig
 from search.errors import SearchError, WorkerFailed
@@ -139,7 +139,7 @@ def _has_world(world: Path, seed: int) -> bool:
 
 
 def _make_world(world: Path, seed: int) -> None:
-    command = [sys.executable, "-m", "train.rehearsal", str(world), "--seed", str(seed)]
+    command = [sys.executable, "-P", "-m", "train.rehearsal", str(world), "--seed", str(seed)]
     made = subprocess.run(command, capture_output=True, text=True, check=False)
     if made.returncode:
         said = "\n".join(made.stderr.splitlines()[-TAIL_LINES:])
@@ -153,6 +153,8 @@ def _is_searched(study: StudyConfig, folder: Path) -> bool:
 
 
 def _search(study: StudyConfig, folder: Path, show: Show) -> None:
+    if notice := fetch.notice(study, folder):
+        show.say(f"   {notice}")
     asked, budget_s = Asked(), 3600 * study.study.budget_hours
     with show.watching() as observe:
         ending = loop.run(study, folder, deadline=None, until=None, budget_s=budget_s, observe=observe, asked=asked)

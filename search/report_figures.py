@@ -44,7 +44,7 @@ def history(outcomes: Sequence[Outcome], base: Measure | None) -> Draw:
         if base is not None:
             _base_line(axes, palette, base)
         if scored:
-            _scores(axes, palette, scored)
+            _scores(axes, palette, scored, max(o.number for o in outcomes))
         behind = [(o.number, o.value) for o in outcomes if o.state == "behind" and o.value is not None]
         if behind:
             numbers, values = zip(*behind, strict=True)
@@ -71,10 +71,13 @@ def _base_line(axes: Axes, palette: Palette, base: Measure) -> None:
     axes.axhline(base.value, color=palette.warm, linewidth=1.0, linestyle=(0, (4, 3)), label="base model")
 
 
-def _scores(axes: Axes, palette: Palette, scored: Sequence[tuple[int, Measure]]) -> None:
+def _scores(axes: Axes, palette: Palette, scored: Sequence[tuple[int, Measure]], last: int) -> None:
+    """Every score, and the best so far up to the trial `last`, whether that has a score or not."""
     numbers, values = [n for n, _ in scored], [m.value for _, m in scored]
     best = [max(values[: i + 1]) for i in range(len(values))]
-    axes.step(numbers, best, where="post", color=palette.accent, linewidth=1.4, label="best so far")
+    axes.step(
+        [*numbers, last], [*best, best[-1]], where="post", color=palette.accent, linewidth=1.4, label="best so far"
+    )
     errors = [m.standard_error for _, m in scored]
     style: dict[str, Any] = {
         "color": palette.ink,

@@ -39,7 +39,8 @@ th,td{padding:.32rem .9rem .32rem 0;text-align:left}
 th:last-child,td:last-child{padding-right:.4rem}
 th:first-child,td:first-child{padding-left:.4rem}
 td{border-bottom:1px solid var(--line);vertical-align:top;max-width:26rem;overflow-wrap:break-word}
-.r,td:first-child{white-space:nowrap}.r{text-align:right}
+td.r,td:first-child{white-space:nowrap}.r{text-align:right}
+.wide{font-size:.76rem}.wide th,.wide td{padding-right:.5rem}
 tr.strong td{background:var(--strong);font-weight:600}
 code,pre{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-size:.88em}
 td code,p code{overflow-wrap:anywhere}
@@ -54,6 +55,7 @@ figcaption b{color:var(--ink);font-weight:600}
 footer{margin-top:3rem;color:var(--muted);font-size:.85rem}
 @media print{nav{display:none}h2{break-after:avoid}figure,tr{break-inside:avoid}.scroll{overflow:visible}}
 """
+WIDE = 8  # columns from which on a table is set smaller, so that the page has room for it
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -115,22 +117,28 @@ def _html_block(block: Block) -> str:
 
 def _html_table(table: Table) -> str:
     caption = f"<caption>{_text(table.caption)}</caption>" if table.caption else ""
+    wide = ' class="wide"' if len(table.head) >= WIDE else ""
     head = "".join(_html_cell("th", cell, side) for cell, side in zip(table.head, table.align, strict=True))
     rows = []
     for number, row in enumerate(table.rows):
         cells = "".join(_html_cell("td", cell, side) for cell, side in zip(row, table.align, strict=True))
         rows.append(f'<tr class="strong">{cells}</tr>' if number == table.strong else f"<tr>{cells}</tr>")
     body = "\n".join(rows)
-    return (
-        f'<div class="scroll"><table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>'
-    )
+    inner = f"{caption}<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>"
+    return f'<div class="scroll"><table{wide}>{inner}</table></div>'
 
 
 def _html_cell(tag: str, cell: str, side: str) -> str:
     attributes = ' class="r"' if side == "r" else ""
     if tag == "th":
         attributes += ' scope="col"'
-    return f"<{tag}{attributes}>{_html_parts([cell])}</{tag}>"
+    text = _html_parts([cell])
+    return f"<{tag}{attributes}>{_breakable(text) if tag == 'th' else text}</{tag}>"
+
+
+def _breakable(name: str) -> str:
+    """A heading that may go on in another line inside a long name: learning_<wbr>rate."""
+    return re.sub(r"(?<=\w)([_.])(?=\w)", r"\1<wbr>", name)
 
 
 def _html_parts(parts: Iterable[str]) -> str:

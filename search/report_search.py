@@ -8,6 +8,7 @@ from search import report_figures as figures
 from search import report_text as text
 from search.report_canvas import picture
 from search.report_pages import Block, Missing, Paragraph, Table
+from search.report_ranks import rank_correlation
 from search.report_records import LEAST_TRIALS, Records
 from search.view import TrialView
 
@@ -27,6 +28,7 @@ def search(records: Records) -> Iterator[Block]:
     )
     yield from _race(study.trials)
     yield from _rungs(study.trials, study.best)
+    yield from _probe(study.trials)
     yield from _importances(records)
 
 
@@ -57,8 +59,22 @@ def _rungs(trials: Sequence[TrialView], best: TrialView | None) -> Iterator[Bloc
     )
 
 
+def _probe(trials: Sequence[TrialView]) -> Iterator[Block]:
+    """How well the probe's last measurement ranks the trials that were scored; nothing where they are too few."""
+    last = max((fraction for t in trials for fraction in t.rungs), default=0.0)
+    complete = [t for t in trials if t.state == "complete" and last in t.rungs]
+    scored = [(t.rungs[last], t.value) for t in complete if t.value is not None]
+    correlation = rank_correlation(scored)
+    if correlation is not None:
+        yield Paragraph(
+            "The probe is a gate, not the objective: rank correlation of its bits per byte with the score over this "
+            f"study's {len(scored)} scored trials: {correlation:.2f}, where -1 would be the same order."
+        )
+
+
 def _importances(records: Records) -> Iterator[Block]:
     complete = sum(t.state == "complete" for t in records.study.trials)
+    behind = sum(t.behind is not None for t in records.study.trials)
     if not records.importances:
         yield Paragraph(
             f"Parameter importances need at least {LEAST_TRIALS} complete trials with different scores; "
@@ -69,9 +85,18 @@ def _importances(records: Records) -> Iterator[Block]:
         "importances",
         "What the score depended on",
         f"PED-ANOVA over the values of {complete} trials: how much each hyperparameter sets the good ones apart. "
+        + _estimates(behind)
         + ("With so few trials this is a hint, not a finding." if complete < 30 else ""),
         figures.importances(records.importances),
     )
+
+
+def _estimates(behind: int) -> str:
+    """How many of the values are not scores."""
+    if not behind:
+        return ""
+    told = "was ended as behind: its value is an estimate" if behind == 1 else "were ended as behind: estimates"
+    return f"({behind} of them {told}.) "
 
 
 def trials(records: Records) -> Iterator[Block]:
@@ -89,7 +114,7 @@ def trials(records: Records) -> Iterator[Block]:
     caption = "How the trials went; the probe is in bits per byte, and a score with ≈ is an estimate."
     yield Table(head, rows, "rlrr" + "r" * len(fractions) + "rrl", strong=strong, caption=caption)
     names = list(dict.fromkeys(name for t in trials for name in t.params))
-    rows = [(str(t.number), *(text.value(t.params.get(name)) for name in names)) for t in trials]
+    rows = [(str(t.number), *(text.value(t.params.get(name), digits=3) for name in names)) for t in trials]
     caption = "Their hyperparameters; a dash where one did not matter to the trial."
     yield Table(("trial", *names), rows, "r" * (1 + len(names)), strong=strong, caption=caption)
     reasons = [(str(t.number), text.state(t), t.reason) for t in trials if t.reason]

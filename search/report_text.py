@@ -58,13 +58,13 @@ def measure(known: Measure | None) -> str:
     return str(known) if known else ""
 
 
-def value(known: Any) -> str:
-    """A hyperparameter; a dash for None."""
+def value(known: Any, *, digits: int = 4) -> str:
+    """A hyperparameter; a dash for None. `digits` are those of a fraction that are told."""
     if known is None:
         return "–"
     if isinstance(known, bool):
         return "yes" if known else "no"
-    return f"{known:.4g}" if isinstance(known, float) else str(known)
+    return f"{known:.{digits}g}" if isinstance(known, float) else str(known)
 
 
 def count(known: int | None) -> str:

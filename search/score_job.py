@@ -1,7 +1,8 @@
 """Starts the process that scores or measures (search.scoring), follows it, and reads what it wrote. Imports no torch.
 
 A folder with a score holds settings.json (what was asked, from the first start on), answers-HALF.jsonl (every answer,
-as it was made), score.json (from the end on), samples.jsonl where asked, and log.txt, what libraries said.
+as it was made), score.json (from the end on), samples.jsonl where asked, and log.txt (or vllm.txt), what libraries
+said.
 """
 
 from __future__ import annotations
@@ -205,7 +206,7 @@ def _arm(name: str, load: int, *, tuned: bool) -> Json:
 def known(machine: Machine) -> Json:
     """What `run` adds to a job."""
     device = {"device": machine.device, "threads": machine.threads, "quantize": machine.quantize}
-    return {"parent": os.getpid(), **device}
+    return {"parent": os.getpid(), **device, "vllm_python": machine.engine.python}
 
 
 def run(job: Json, machine: Machine, folder: Path, watch: Watch) -> None:
@@ -238,7 +239,7 @@ def run(job: Json, machine: Machine, folder: Path, watch: Watch) -> None:
 @contextmanager
 def _started(path: Path, machine: Machine, log: int) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
-        [sys.executable, "-m", "search.scoring", str(path)],
+        [sys.executable, "-P", "-m", "search.scoring", str(path)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=log,

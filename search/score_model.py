@@ -61,9 +61,22 @@ def find(argument: str, revision: str | None = None) -> ScoredModel:
             f"{argument} is a study; give one of its models: {path / 'runs' / '003'} for trial 3, "
             f"{path / FINAL} for the final run"
         )
+    if revision is not None and path.is_dir():
+        raise SearchError(f"--revision {revision} is for a model on the hub, and {argument} is a folder; leave it out")
     base = Base(model=argument, allow_instruct=True)
-    facts = plan.inspect_base(argument, revision)
+    facts = _facts(argument, revision)
     return ScoredModel(argument, _pinned(base, facts), facts)
+
+
+def _facts(model: str, revision: str | None, sha256: str | None = None) -> plan.BaseFacts:
+    try:
+        return plan.inspect_base(model, revision, sha256)
+    except plan.NoEos as error:
+        raise SearchError(
+            f"the tokenizer in {error.folder} has no EOS token, so that answers would not end and could not be scored: "
+            f"name the token that ends an answer in {error.folder / 'tokenizer_config.json'}, "
+            'such as "eos_token": "</s>", whichever its tokenizer.json has'
+        ) from None
 
 
 def _pinned(base: Base, facts: plan.BaseFacts) -> Base:
@@ -81,7 +94,7 @@ def _of_run(run: RunDir) -> ScoredModel:
         ) from None
     if run.path.resolve().name != BASE_RUN and not (run.adapter / ADAPTER_CONFIG).is_file():
         raise SearchError(f"{run.path} holds no adapter{_why_not(run)}; give a run that was trained to its end")
-    facts = plan.inspect_base(recipe.base.model, recipe.base.revision, recipe.base.sha256)
+    facts = _facts(recipe.base.model, recipe.base.revision, recipe.base.sha256)
     adapter = run.adapter if (run.adapter / ADAPTER_CONFIG).is_file() else None
     digest = _adapter_digest(adapter) if adapter else None
     base = _pinned(recipe.base, facts)
@@ -108,7 +121,7 @@ def _of_adapter(path: Path, name: str) -> ScoredModel:
         raise SearchError(f"{path / ADAPTER_CONFIG} names no base model (base_model_name_or_path); write it there")
     base = Base(model=model, allow_instruct=True)
     try:
-        facts = plan.inspect_base(model, revision if isinstance(revision, str) else None)
+        facts = _facts(model, revision if isinstance(revision, str) else None)
     except RecipeError as error:
         raise RecipeError(f"{path / ADAPTER_CONFIG} names its base model, and {error}") from None
     return ScoredModel(name, _pinned(base, facts), facts, path, digest)

@@ -17,7 +17,7 @@ from search.score_settings import text_digest
 from train.rundir import Json, read_json
 
 WIDEST = ("all", "search", "sealed")
-SETTINGS = ("chat_template", "max_new_tokens", "batch_size", "device", "threads", "weights", "versions")
+SETTINGS = ("chat_template", "max_new_tokens", "batch_size", "device", "threads", "weights", "engine", "versions")
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 from objectives import subset
 from objectives.score import ObjectiveError, Prompt
 from search import config, freeze
 from search.errors import FreezeDiffers, MachineUnfit, SearchError
 from search.home import STUDY_FILE
+from search.score_engine import OWN, Engine
 from search.score_model import FINAL, ScoredModel
 from search.survey import card, read_prompts
 from train.rundir import Json
@@ -45,32 +46,35 @@ class Prompts:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a model is loaded and how: in NF4, or (`quantize` false) in float32 on the CPU, in bfloat16 on a card."""
+    """Where a model is loaded and how: in NF4, or (`quantize` false) in float32 on the CPU, in bfloat16 on a card; and
+    what has it answer."""
 
     device: Device
     name: str
     threads: int
     quantize: bool
+    engine: Engine = OWN
 
     @property
     def facts(self) -> Json:
         """What of it decides the last bits of a result."""
         threads = {"threads": self.threads} if self.device == "cpu" else {}
-        return {"device": self.name, **threads, "weights": "nf4" if self.quantize else "full"}
+        weights = "nf4" if self.quantize else "full"
+        return {"device": self.name, **threads, "weights": weights, "engine": self.engine.name}
 
 
-def machine(model: ScoredModel, device: Device | None, quantize: bool) -> Machine:
+def machine(model: ScoredModel, device: Device | None, quantize: bool, engine: Engine = OWN) -> Machine:
     """This machine: its card where it has one and nothing else is asked for. Raises MachineUnfit."""
     wanted = os.environ.get("OMP_NUM_THREADS", "")
     threads = int(wanted) if wanted.isdecimal() and int(wanted) else len(os.sched_getaffinity(0))
     threads = model.recipe.threads if model.recipe else threads
     if device == "cpu":
-        return Machine("cpu", "cpu", threads, quantize)
+        return Machine("cpu", "cpu", threads, quantize, engine)
     try:
-        return Machine("cuda", card().name, threads, quantize)
+        return Machine("cuda", card().name, threads, quantize, engine)
     except MachineUnfit:
         if device is None:
-            return Machine("cpu", "cpu", threads, quantize)
+            return Machine("cpu", "cpu", threads, quantize, engine)
         raise MachineUnfit(
             "--device cuda: there is no NVIDIA card here that can be used (`nvidia-smi` has to list one); leave "
             "--device out to use the CPU"
@@ -109,6 +113,15 @@ def _checked(path: Path, template: str) -> str:
     return template
 
 
+def refuse_ifbench(data: str) -> NoReturn:
+    """Raise SearchError: IFBench's prompts can be read, but no package that can be used judges the answers to them."""
+    raise SearchError(
+        f"--ifbench {data}: nothing was generated, as nothing could judge it: IFBench's 58 checkers are in Ai2's "
+        "ifbench, which pip does not find, and in evalscope and lighteval, which bring whole frameworks "
+        "(docs/scoring.md); leave --ifbench out"
+    )
+
+
 def part_of(model: ScoredModel, asked: Part | None) -> Part:
     """Which prompts are asked: a trial of a search is asked the search half unless something else is said, so that the
     other half stays unseen; any other model all of them."""
@@ -131,8 +144,18 @@ def prompts(model: ScoredModel, part: Part, file: Path | None) -> Prompts:
             f"{path} is not the file that was frozen with {model.name} (its sha256 is {sha256}, not {digest}): put "
             f"that one back, or say that this one is meant with --file {path}"
         )
-    halves = dict(zip(HALVES, subset.halves(read), strict=True))
-    return Prompts(path, sha256, {half: halves[half] for half in HALVES if part in (half, "all")})
+    return Prompts(path, sha256, _parts(path, read, part))
+
+
+def _parts(path: Path, read: tuple[Prompt, ...], part: Part) -> dict[str, tuple[Prompt, ...]]:
+    """The halves that are asked; or all prompts as they are, where they are meant and cannot be halved."""
+    try:
+        halves = dict(zip(HALVES, subset.halves(read), strict=True))
+    except ObjectiveError as error:
+        if part == "all":
+            return {"all": read}
+        raise ObjectiveError(f"{path}: {error}, or ask all of them with --prompts all") from None
+    return {half: halves[half] for half in HALVES if part in (half, "all")}
 
 
 def _known(model: ScoredModel) -> tuple[Path, str | None]:

@@ -25,6 +25,9 @@ METRICS = {
 }
 
 
+STEPS = {"start": "starting", "vllm": "trying vLLM beside the model itself on a few prompts"}
+
+
 class Following:
     """Shows the events of the process that scores or measures: one line redrawn on a terminal, elsewhere a line for
     every tenth. On the standard error, so that the standard output has the result alone."""
@@ -45,10 +48,11 @@ class Following:
     def __call__(self, event: Json) -> None:
         """One event of search.scoring."""
         if "done" not in event:
-            self._say("starting" if event["event"] == "start" else f"loading {event['model']}", lasting=True)
+            self._say(STEPS.get(event["event"]) or f"loading {event['model']}", lasting=True)
             return
-        tenth = (event.get("half", ""), 10 * event["done"] // event["of"])
-        complete = event["done"] == event["of"]
+        of = event.get("prompts") or event["of"]
+        tenth = (event.get("part", ""), 10 * event["done"] // of)
+        complete = event["done"] == of
         if self._console.is_terminal or tenth != self._tenth or complete:
             self._say(_progress(event), lasting=complete or not self._console.is_terminal)
         self._tenth = tenth
@@ -63,8 +67,13 @@ class Following:
 def _progress(event: Json) -> str:
     if event["event"] == "run":
         return f"run {event['done']} of {event['of']}"
-    line = f"{PARTS[event['half']]}: {event['done']} of {event['of']} prompts answered, {event['tokens']:,} tokens"
-    return f"{line} in {spelled(event['seconds'])}"
+    kept = f", {event['kept']} of them by an earlier start" if event["kept"] else ""
+    part = f" ({PARTS[event['part']]})" if event["part"] != "all" else ""
+    line = f"{event['done']} of {counted(event['prompts'], 'prompt')} answered{kept}{part}"
+    if not event["tokens"]:
+        return line
+    rate = f", {event['tokens'] / event['seconds']:,.0f} tokens/s" if event["seconds"] else ""
+    return f"{line}; {event['tokens']:,} tokens in {spelled(event['seconds'])}{rate}"
 
 
 def render(record: Json, scores: dict[str, Score], part: str, out: Path) -> RenderableType:
@@ -89,9 +98,10 @@ def _settings(record: Json) -> str:
     settings = record["settings"]
     weights = {"nf4": "in NF4", "full": "in full precision"}[settings["weights"]]
     threads = f", {counted(settings['threads'], 'thread')}" if "threads" in settings else ""
+    by = f" by {engine}" if (engine := settings.get("engine", "nightshift")) != "nightshift" else ""
     return (
         f"{weights} on {settings['device']}{threads}, at most {settings['max_new_tokens']} new tokens, "
-        f"{settings['batch_size']} prompts at once, prompts of {record['prompts']}"
+        f"{counted(settings['batch_size'], 'prompt')} at once{by}, prompts of {record['prompts']}"
     )
 
 
@@ -165,7 +175,7 @@ def _warnings(score: Score, record: Json) -> Iterator[str]:
     if score.halved:
         yield "warning: memory ran out and the batch was halved on the way, so that scores may differ in a few answers"
     if record["fallback"]:
-        yield f"warning: answers were made by the slower model.generate: {record['fallback']}"
+        yield f"warning: {record['fallback']}"
     if 2 * sum(verdict.capped for verdict in score.verdicts) > n:
         yield (
             "warning: most answers never ended: a model that was not taught to end its answers, or another chat "

@@ -12,20 +12,25 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from objectives.score import ObjectiveError
+from search.score_engine import BATCH, OWN
 from search.worker import die_with_parent
 from train.imports import collector_paused
 from train.recipe import Base, RecipeError
 from train.rundir import Json, read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
+    from objectives.generate import Generator
+    from objectives.vllm_engine import VllmGenerator
     from train.model import LoadedBase
+
+    Answering = Generator | VllmGenerator
 
 Tell = Callable[[Json], None]
 
@@ -33,41 +38,79 @@ Tell = Callable[[Json], None]
 def score(job: Json, tell: Tell) -> None:
     """Have the model answer, and write score.json (and samples.jsonl where asked) into the folder of the job."""
     with collector_paused():
-        from objectives.evaluation import evaluate
-        from objectives.generate import Generator
+        from objectives.evaluation import Answered, evaluate
         from objectives.ifeval import load_prompts
 
-    load_prompts(job["prompts"])  # kwargs that no checker takes are told before anything is loaded
-    base, tuned = _load(job, job["model"], tell)
-    generator = Generator(
-        tuned or base.model,
-        base.tokenizer,
-        chat_template=job["settings"]["chat_template"],
-        max_new_tokens=job["settings"]["max_new_tokens"],
-        batch_size=job["settings"]["batch_size"],
-    )
+    prompts = load_prompts(job["prompts"])  # kwargs that no checker takes are told before anything is loaded
     out = Path(job["out"])
-    began = time.monotonic()
 
-    def progress(half: str, answered: int, count: int, tokens: int) -> None:
-        seconds = time.monotonic() - began
-        tell({"event": "answers", "half": half, "done": answered, "of": count, "tokens": tokens, "seconds": seconds})
+    def progress(at: Answered) -> None:
+        tell({"event": "answers", **asdict(at)})
 
-    settings = {**job["settings"], "chat_template": generator.chat_template}
-    scores, samples = evaluate(
-        Path(job["prompts"]),
-        generator,
-        out / "answers",
-        identity=settings,
-        parts=job["halves"],
-        progress=progress,
-    )
+    with _answering(job, tell, [prompt.prompt for prompt in prompts]) as (generator, instead):
+        facts = {"chat_template": generator.chat_template, "batch_size": generator.batch_size}
+        settings = {**job["settings"], **facts, **({"engine": OWN.name} if instead else {})}
+        scores, samples = evaluate(
+            Path(job["prompts"]),
+            generator,
+            out / "answers",
+            identity=settings,
+            parts=job["halves"],
+            progress=progress,
+        )
     if job["save_samples"]:
         _add_samples(out / "samples.jsonl", samples)
     earlier = read_json(out / "score.json") or {"scores": {}, "fallback": None}
     made = {name: made.model_dump(mode="json") for name, made in scores.items()}
-    facts = {**job["record"], "settings": settings, "fallback": generator.fallback or earlier["fallback"]}
-    write_json(out / "score.json", {**facts, "scores": {**earlier["scores"], **made}})
+    record = {**job["record"], "settings": settings, "fallback": _fallback(instead, generator) or earlier["fallback"]}
+    write_json(out / "score.json", {**record, "scores": {**earlier["scores"], **made}})
+
+
+@contextmanager
+def _answering(job: Json, tell: Tell, prompts: Sequence[str]) -> Iterator[tuple[Answering, str | None]]:
+    """What answers the prompts, and why it is not vLLM where that is asked for."""
+    with collector_paused():
+        from objectives.generate import Generator
+        from objectives.vllm_engine import Engine, answering
+
+    settings = job["settings"]
+    most = settings["batch_size"] if job["vllm_python"] is None else BATCH["nightshift"]
+
+    def load() -> Generator:
+        base, tuned = _load(job, job["model"], tell)
+        return Generator(
+            tuned or base.model,
+            base.tokenizer,
+            chat_template=settings["chat_template"],
+            max_new_tokens=settings["max_new_tokens"],
+            batch_size=min(settings["batch_size"], most),
+        )
+
+    if job["vllm_python"] is None:
+        yield load(), None
+        return
+    adapter = job["model"]["adapter"]
+    engine = Engine(
+        python=job["vllm_python"],
+        folder=Path(job["out"]),
+        model=_folder(job["model"]),
+        adapter=Path(adapter) if adapter else None,
+        nf4=job["quantize"],
+        batch_size=settings["batch_size"],
+    )
+    tell({"event": "vllm"})
+    with answering(engine, load, prompts) as found:
+        yield found
+
+
+def _fallback(instead: str | None, generator: Answering) -> str | None:
+    """What a reader of the score has to know of what made the answers."""
+    said = []
+    if instead:
+        said.append(f"the answers are Nightshift's own and not vLLM's, which differs from model.generate: {instead}")
+    if generator.fallback:
+        said.append(f"the answers were made by model.generate, which is slower: {generator.fallback}")
+    return "; ".join(said) or None
 
 
 def _add_samples(path: Path, samples: Sequence[Mapping[str, Any]]) -> None:
@@ -141,14 +184,20 @@ def _load(job: Json, model: Json, tell: Tell) -> tuple[LoadedBase, Any]:
     return base, load_adapter(base, Path(model["adapter"])) if model["adapter"] else None
 
 
+def _folder(model: Mapping[str, Any]) -> Path:
+    """Where the files of the model below the adapter lie."""
+    from train.base import inspect_base
+
+    folder = inspect_base(model["base"]["model"], model["base"]["revision"]).folder
+    assert folder is not None
+    return Path(folder)
+
+
 def _sizes(base: LoadedBase, tuned: Any, model: Mapping[str, Any], arm: Mapping[str, Any]) -> Json:
     """What one arm counts and weighs; `base_bytes` are the weight files of the model below the adapter."""
     from objectives.latency import size
-    from train.base import inspect_base
     from train.shards import weight_files
 
-    folder = inspect_base(base.base.model, base.base.revision).folder
-    assert folder is not None
     measured = size(tuned or base.model, Path(model["adapter"]) if tuned is not None else None)
     if tuned is not None and not arm["tuned"]:
         adapter = sum(p.nbytes for name, p in tuned.named_parameters() if "lora_" in name)
@@ -160,7 +209,7 @@ def _sizes(base: LoadedBase, tuned: Any, model: Mapping[str, Any], arm: Mapping[
                 "loaded_bytes": measured.loaded_bytes - adapter,
             }
         )
-    files = weight_files(Path(folder))
+    files = weight_files(_folder(model))
     return {**measured.model_dump(mode="json"), "base_bytes": sum(file.stat().st_size for file in files)}
 
 

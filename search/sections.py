@@ -43,12 +43,13 @@ class StudySection(Frozen):
 
 
 class MachineSection(Frozen):
-    """[machine]: where trials run."""
+    """[machine]: where trials run. One that gives no sign of life for `hang_minutes` is ended."""
 
     device: Literal["cuda", "cpu"] = "cuda"
     threads: Annotated[int, Field(ge=1, le=256)] = 1
     memory_gib: Positive | None = None
     checkpoint_minutes: Positive = 5.0
+    hang_minutes: Positive = 20.0
 
     @property
     def memory_bytes(self) -> int | None:

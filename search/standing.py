@@ -9,6 +9,7 @@ from objectives.score import Score
 from storage.records import TrialRecord
 from train.rundir import Json, RunDir, read_json
 
+EARLIER = 200  # complete trials, at most, from whose verdicts a trial's order of prompts learns
 BEHIND = "behind"  # user attribute of a trial that was ended as worse than the incumbent: the incumbent's number
 
 
@@ -23,13 +24,20 @@ def contest(runs: Path, records: Sequence[TrialRecord], number: int) -> Json:
     """What trial `number` is compared with, for its job: by the number of each complete trial before it, what that one
     did on every prompt it was asked (key -> [followed, tokens]), and which of them is the incumbent.
 
-    Trials end one after another and their results never change, so a trial that was interrupted is given the same.
+    Of many trials, the newest `EARLIER` and the incumbent: hundreds of them tell how hard a prompt is, and thousands
+    are seconds to read. Trials end one after another and their results never change, so a trial that was interrupted
+    is given the same.
     """
     before = [r for r in records if r.number < number and r.state == "complete"]
-    found = {r.number: asked(runs, r.number) for r in before}
-    best = incumbent([r for r in before if found[r.number]])
+    found: dict[int, dict[str, list[int]]] = {}
+    best, left = None, before
+    while (first := incumbent(left)) and not best:
+        found[first.number] = asked(runs, first.number)
+        best = first if found[first.number] else None
+        left = [r for r in left if r is not first]
+    found |= {r.number: asked(runs, r.number) for r in before[-EARLIER:] if r.number not in found}
     return {
-        "earlier": {str(trial): verdicts for trial, verdicts in found.items() if verdicts},
+        "earlier": {str(trial): verdicts for trial, verdicts in sorted(found.items()) if verdicts},
         "incumbent": best.number if best else None,
     }
 

@@ -50,6 +50,7 @@ class Study:
     def __init__(self, study: optuna.Study, config: StudyConfig) -> None:
         self.optuna = study
         self._config = config
+        self._finished: dict[int, TrialRecord] = {}
 
     @classmethod
     def open(
@@ -69,11 +70,10 @@ class Study:
             forget()
             optuna.delete_study(study_name=config.study.name, storage=storage)  # it holds nothing but queued priors
             study = _created(storage, config)
-        if study.metric_names is None:
-            with _experimental():
-                study.set_metric_names(["IFEval prompts followed, strict"])
         opened = cls(study, config)
         opened._check_identity(now)
+        with _experimental():  # set without a look, which would read the notes of all trials
+            study.set_metric_names(["IFEval prompts followed, strict"])
         opened._enqueue_priors()
         return opened
 
@@ -103,15 +103,11 @@ class Study:
 
     def records(self) -> list[TrialRecord]:
         """Every trial so far, by number."""
-        return trials.records(self.optuna)
+        return trials.records(self.optuna, self._finished)
 
     def annotate(self, trial: OpenTrial, attributes: Mapping[str, Any], note: str) -> None:
         """Attach readable user attributes and a note, both shown by the dashboard."""
-        from optuna_dashboard import save_note  # imported late: it takes over a second
-
-        for key, value in attributes.items():
-            trial.handle.set_user_attr(key, value)
-        save_note(trial.handle, note)
+        trials.annotate(self.optuna, trial.handle, attributes, note)
 
     def complete(self, trial: OpenTrial, value: float) -> None:
         """Tell the value of a scored trial: prompt-level strict accuracy on the reference set.

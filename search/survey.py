@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from objectives import subset
+from objectives.prompt_errors import grouped
 from objectives.score import INSTRUCTIONS, ObjectiveError, Prompt
 from search import checks, space, studyfile
 from search.config import StudyConfig
@@ -27,7 +28,7 @@ from train.planning import plan
 from train.recipe import RecipeError
 
 PROMPT_FIELDS = ("key", "prompt", "instruction_id_list", "kwargs")
-MOST_LINES = 5  # of a prompts file, told at once
+MOST_PROBLEMS = 5  # of a prompts file, told at once
 DRIVER_PATIENCE_S = 30.0
 
 
@@ -209,43 +210,46 @@ def read_prompts(path: Path) -> tuple[tuple[Prompt, ...], str]:
     lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
     read = [(number, *_prompt(line)) for number, line in lines]
     prompts = {number: prompt for number, prompt, _ in read if prompt is not None}
-    wrong = [f"line {number}: {problem}" for number, _, problem in read if problem] or _repeated(prompts)
+    wrong = [(f"line {number}", problem) for number, _, problems in read for problem in problems] or _repeated(prompts)
     if wrong:
-        more = [f"and {len(wrong) - MOST_LINES} more"] if len(wrong) > MOST_LINES else []
-        raise ValueError(f"{path} is no file of IFEval prompts: " + "; ".join(wrong[:MOST_LINES] + more))
+        raise ValueError(f"{path} is no file of IFEval prompts: " + "; ".join(grouped(wrong, MOST_PROBLEMS)))
     if not lines:
         raise ValueError(f"{path} is empty; it needs one JSON object a line with {', '.join(PROMPT_FIELDS)}")
     return tuple(prompts.values()), hashlib.sha256(data).hexdigest()
 
 
-def _prompt(line: str) -> tuple[Prompt | None, str]:
+def _prompt(line: str) -> tuple[Prompt | None, list[str]]:
     """The prompt of one line, or what is wrong with it."""
     try:
         row = json.loads(line)
     except (ValueError, RecursionError):
-        return None, "not JSON"
+        return None, ["not JSON"]
     if not isinstance(row, dict):
-        return None, "no JSON object"
+        return None, ["no JSON object"]
     if missing := [field for field in PROMPT_FIELDS if field not in row]:
-        return None, f"lacks {', '.join(missing)}; it has {', '.join(sorted(row)) or 'nothing'}"
+        return None, [f"lacks {', '.join(missing)}; it has {', '.join(sorted(row)) or 'nothing'}"]
     try:
         prompt = Prompt.model_validate_json(json.dumps({field: row[field] for field in PROMPT_FIELDS}))
     except ValidationError as error:
         first = error.errors()[0]
-        return None, f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+        return None, [f"{'.'.join(map(str, first['loc']))}: {first['msg']}"]
     unknown = sorted(set(prompt.instruction_id_list) - INSTRUCTIONS)
     if unknown:
-        return None, f"{unknown[0]} is no instruction type of IFEval; {nearest(unknown[0], sorted(INSTRUCTIONS))}"
+        known = sorted(INSTRUCTIONS)
+        return None, [f"{name} is no instruction type of IFEval; {nearest(name, known)}" for name in unknown]
     if len(prompt.kwargs) != len(prompt.instruction_id_list):
-        return None, f"{len(prompt.kwargs)} kwargs for {len(prompt.instruction_id_list)} instructions"
-    return prompt, ""
+        return None, [f"{len(prompt.kwargs)} kwargs for {len(prompt.instruction_id_list)} instructions"]
+    return prompt, []
 
 
-def _repeated(prompts: Mapping[int, Prompt]) -> list[str]:
-    """Verdicts are kept by key, so a key that two lines have is an error: one sentence for each."""
+def _repeated(prompts: Mapping[int, Prompt]) -> list[tuple[str, str]]:
+    """Verdicts are kept by key, so a key that two lines have is an error: (place, problem) for each."""
     first: dict[int, int] = {}
     return [
-        f"line {number}: key {prompt.key} is already that of line {first[prompt.key]}; give every prompt its own key"
+        (
+            f"line {number}",
+            f"key {prompt.key} is already that of line {first[prompt.key]}; give every prompt its own key",
+        )
         for number, prompt in prompts.items()
         if first.setdefault(prompt.key, number) != number
     ]

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
 from objectives.score import Measure
 from search import budget, service
 from search.errors import SearchError
+from search.forecast import Forecast, Scored, kept, of_study
 from search.parameters import Value
-from search.standing import BEHIND
+from search.standing import BEHIND, incumbent
 from storage import records
-from storage.attempts import Attempt
-from storage.records import TrialRecord
+from storage.attempts import Attempt, Work
+from storage.records import Brief, TrialRecord
 from train.rundir import Json, RunDir, parse_event, read_json
 
 
@@ -65,8 +68,9 @@ class StudyView:
     activity: Activity | None
     service_pid: int | None  # the process at work on it, if any
     ending: str | None  # why the last service stopped, if it did
+    forecast: Forecast | None = None  # None where nothing is known yet, or nothing is to come
 
-    @property
+    @cached_property
     def best(self) -> TrialView | None:
         """The complete trial with the highest score, among those that were asked the whole reference set."""
         scored = [t for t in self.trials if t.score is not None and t.state == "complete"]
@@ -74,6 +78,8 @@ class StudyView:
 
 
 ENDED = ("complete", "pruned", "failed")
+BRIEFLY = ("score", "infeasible", "reason", BEHIND)  # user attributes that are read of every trial
+NONE = Work()
 TAIL_BYTES = 4096  # holds the last few events
 
 
@@ -82,35 +88,41 @@ def ended(records: Sequence[TrialRecord]) -> int:
     return sum(record.finished and "infeasible" not in record.user_attrs for record in records)
 
 
-def read(folder: Path) -> StudyView:
+def read(folder: Path, rows: int | None = None) -> StudyView:
     """The study in `folder`, read through connections that cannot write.
 
-    Raises SearchError where there is no study, StorageError where its database cannot be read.
+    With `rows`, trials other than that many newest ones and the best one come without parameters and rungs: of a study
+    of thousands, the others' take seconds to read. Raises SearchError where there is no study, StorageError where its
+    database cannot be read.
     """
     facts = service.read(folder)
     if facts is None:
         raise SearchError(f"{folder}: there is no study here. Begin one with `nightshift start STUDY.toml`.")
     path = folder / "study.db"
     if not path.exists():
-        return build(folder, facts, [], [], 0.0)
-    found = records.read(path)
-    return build(folder, facts, found.trials, found.attempts, found.spent_s)
+        return build(folder, facts, [], {}, [], 0.0)
+    found = records.read(path, None if rows is None else Brief(BRIEFLY, partial(_shown, rows)))
+    return build(folder, facts, found.trials, found.work, found.open_attempts, found.spent_s)
+
+
+def _shown(rows: int, of: Sequence[TrialRecord]) -> list[int]:
+    """The numbers of the newest `rows` trials and the best one."""
+    best = incumbent(of)
+    return [record.number for record in of[-rows:]] + ([best.number] if best else [])
 
 
 def build(
     folder: Path,
     facts: service.Facts,
     records: Sequence[TrialRecord],
-    attempts: Sequence[Attempt],
+    work: Mapping[int | None, Work],
+    open_attempts: Sequence[Attempt],
     spent_s: float,
 ) -> StudyView:
     """The view of records that were read already."""
     alive = facts.is_alive
-    running = next((a for a in reversed(attempts) if a.ended_at is None), None) if alive else None
-    by_trial: dict[int | None, list[Attempt]] = {}
-    for attempt in attempts:
-        by_trial.setdefault(attempt.trial, []).append(attempt)
-    trials = tuple(_trial(record, by_trial.get(record.number, []), running) for record in records)
+    running = open_attempts[-1] if alive and open_attempts else None
+    trials = tuple(_trial(record, work.get(record.number, NONE), running) for record in records)
     finished = [t.gpu_seconds for t in trials if t.state in ENDED]
     return StudyView(
         name=folder.name,
@@ -130,10 +142,37 @@ def build(
         activity=_activity(folder, running) if running else None,
         service_pid=facts.holder.pid if alive else None,
         ending=facts.ending or None,
+        forecast=_forecast(folder, facts, trials, spent_s, alive),
     )
 
 
-def _trial(record: TrialRecord, attempts: Sequence[Attempt], running: Attempt | None) -> TrialView:
+def _forecast(
+    folder: Path, facts: service.Facts, trials: Sequence[TrialView], spent_s: float, alive: bool
+) -> Forecast | None:
+    ended = [trial for trial in trials if trial.state in ENDED]
+    scores = [t.score for t in ended if t.score is not None and t.state == "complete"]
+    return of_study(
+        [trial.gpu_seconds for trial in ended],
+        kept(folder),
+        [Scored(score.value, score.standard_error) for score in scores],
+        wanted=facts.trials_wanted - len(ended),
+        unspent_s=max(0.0, facts.budget_s - spent_s),
+        deadline_s=_deadline_s(facts.until) if alive else None,
+        running_s=sum(t.gpu_seconds for t in trials if t.state in ("running", "interrupted")),
+    )
+
+
+def _deadline_s(until: str | None) -> float | None:
+    """Seconds until the local clock shows that time of day."""
+    if until is None:
+        return None
+    from search.config import next_time  # imported late: most looks at a study need no study file
+
+    now = time.time()
+    return next_time(until, now) - now
+
+
+def _trial(record: TrialRecord, work: Work, running: Attempt | None) -> TrialView:
     attributes = record.user_attrs
     return TrialView(
         number=record.number,
@@ -141,8 +180,8 @@ def _trial(record: TrialRecord, attempts: Sequence[Attempt], running: Attempt | 
         params={key: value for key, value in record.params.items() if value is not None},
         rungs={step / 100: -value for step, value in record.rungs.items()},
         score=Measure(**attributes["score"]) if "score" in attributes else None,
-        gpu_seconds=sum(attempt.charged_s for attempt in attempts),
-        attempts=len(attempts),
+        gpu_seconds=work.charged_s,
+        attempts=work.attempts,
         reason=str(attributes.get("infeasible") or attributes.get("reason") or ""),
         prior=str(attributes.get("prior", "")),
         value=record.value,

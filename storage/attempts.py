@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -89,6 +89,25 @@ class Attempt:
             costs={cause: seconds(spent) for cause, (spent, _) in costs.items()},
             tokens={cause: tokens for cause, (_, tokens) in costs.items() if tokens},
         )
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the attempts on one trial add up to, an open one included."""
+
+    attempts: int = 0
+    charged_s: float = 0.0
+
+
+WORK = (  # rows of: trial, attempts, microseconds
+    "SELECT trial_number, count(DISTINCT attempt.id), sum(microseconds) FROM attempt "
+    "JOIN entry ON entry.attempt_id = attempt.id GROUP BY trial_number"
+)
+
+
+def work_of_rows(rows: Iterable[tuple[int | None, int, int]]) -> dict[int | None, Work]:
+    """What `WORK` gives, by trial."""
+    return {trial: Work(attempts, seconds(charged)) for trial, attempts, charged in rows}
 
 
 def seconds(microseconds: int) -> float:

@@ -22,7 +22,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Decimal
 from sqlalchemy import ColumnElement, Engine, func, select
 from sqlalchemy.orm import Session
 
-from storage.attempts import Attempt, Holder, alive, seconds
+from storage.attempts import WORK, Attempt, Holder, Work, alive, seconds, work_of_rows
 from storage.db import path_of, storage_errors
 from storage.tables import AttemptRow, CostRow, EntryRow
 
@@ -154,6 +154,11 @@ class Ledger:
         """Attempts that have not ended, oldest first; whether their holders live is for `alive` to say."""
         with self._transaction() as session:
             return _read(session, AttemptRow.ended_at.is_(None))
+
+    def work(self) -> dict[int | None, Work]:
+        """What the attempts on each trial add up to; under None, those on what belongs to no trial."""
+        with self._transaction() as session:
+            return work_of_rows(session.connection().exec_driver_sql(WORK).all())
 
     def spent_s(self) -> float:
         """Seconds charged to all attempts, open ones included: the sum of all entries."""

@@ -5,17 +5,18 @@ For the pinned versions of all tables alone; tests hold this equal to what `stor
 
 from __future__ import annotations
 
+import functools
 import json
 import sqlite3
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from storage.attempts import Attempt, seconds
+from storage import rows
+from storage.attempts import WORK, Attempt, Work, seconds, work_of_rows
 from storage.file import (
     VERSION_TABLE,
     StorageError,
@@ -38,8 +39,6 @@ STATES: dict[str, State] = {
     "PRUNED": "pruned",
     "FAIL": "failed",
 }
-_INFINITE = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("nan")}
-_Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -73,15 +72,27 @@ class TrialRecord:
 
 
 @dataclass(frozen=True)
+class Brief:
+    """What to read of a study of thousands of trials when few are looked at: of every trial its state, its value and
+    the user attributes of these names; all else (parameters, rungs, constraints, other attributes) just of the trials
+    whose numbers `whole` gives for the records of all."""
+
+    attributes: Collection[str]
+    whole: Callable[[Sequence[TrialRecord]], Collection[int]]
+
+
+@dataclass(frozen=True)
 class Records:
-    """One study's trials by number, its attempts oldest first, and the seconds charged to all of them."""
+    """One study's trials by number, what was paid for each and for what belongs to none (None), the attempts that are
+    open, and the seconds charged to all attempts."""
 
     trials: list[TrialRecord]
-    attempts: list[Attempt]
+    work: Mapping[int | None, Work]
+    open_attempts: list[Attempt]
     spent_s: float
 
 
-def read(path: Path) -> Records:
+def read(path: Path, brief: Brief | None = None) -> Records:
     """What the database of a study holds, as of one instant; works while another process writes.
 
     Raises StorageError where there is no database, or one whose tables are not made yet or of another version.
@@ -89,13 +100,12 @@ def read(path: Path) -> Records:
     require_content(path)
     roll_back(path)
     with storage_errors(path), closing(connect(path, "ro")) as connection:
-        connection.row_factory = sqlite3.Row
         connection.execute("BEGIN")
         require_schema(path, _version(connection, VERSION_TABLE))
         if (version := _version(connection, "alembic_version")) is None:
             raise unfinished(path)
         if version == OPTUNA_SCHEMA:
-            return Records(_trials(connection), *_ledger(connection))
+            return Records(_trials(connection, brief), *_ledger(connection))
     from storage import trials
 
     trials.open_read_only(path).engine.dispose()  # which says what is wrong with another version
@@ -116,81 +126,60 @@ def _version(connection: sqlite3.Connection, table: str) -> str | None:
     return str(row[0]) if row else None
 
 
-def utc(local: datetime | None) -> datetime | None:
-    """Optuna writes the local time without its zone."""
-    return None if local is None else local.astimezone(UTC)
-
-
-def _ledger(connection: sqlite3.Connection) -> tuple[list[Attempt], float]:
-    costs: defaultdict[int, dict[str, tuple[int, int]]] = defaultdict(dict)
-    for row in connection.execute("SELECT * FROM cost ORDER BY attempt_id, cause"):
-        costs[row["attempt_id"]][row["cause"]] = row["microseconds"], row["tokens"]
-    sums = connection.execute(
-        "SELECT attempt.*, sum(microseconds) FILTER (WHERE kind = 'lease') AS paid, sum(microseconds) AS charged "
-        "FROM attempt JOIN entry ON entry.attempt_id = attempt.id GROUP BY attempt.id ORDER BY attempt.id"
+def _ledger(connection: sqlite3.Connection) -> tuple[dict[int | None, Work], list[Attempt], float]:
+    sums = connection.execute(WORK).fetchall()
+    connection.row_factory = sqlite3.Row
+    still = connection.execute(
+        "SELECT attempt.*, sum(microseconds) AS paid FROM attempt JOIN entry ON entry.attempt_id = attempt.id "
+        "WHERE ended_at IS NULL GROUP BY attempt.id ORDER BY attempt.id"
     ).fetchall()
-    attempts = [Attempt.of_row(dict(row), row["paid"], row["charged"], costs[row["id"]]) for row in sums]
-    return attempts, seconds(sum(row["charged"] for row in sums))
+    attempts = [Attempt.of_row(dict(row), row["paid"], row["paid"], {}) for row in still]  # refunds come with the end
+    return work_of_rows(sums), attempts, seconds(sum(charged for _, _, charged in sums))
 
 
-def _trials(connection: sqlite3.Connection) -> list[TrialRecord]:
-    of = {table: _by_trial(connection, table) for table in _TABLES}
-    trials = connection.execute("SELECT * FROM trials ORDER BY number").fetchall()
-    return [_record(dict(row), {table: of[table][row["trial_id"]] for table in _TABLES}) for row in trials]
+def _trials(connection: sqlite3.Connection, brief: Brief | None) -> list[TrialRecord]:
+    def query(statement: str) -> list[tuple[Any, ...]]:
+        return connection.execute(statement).fetchall()
+
+    def records(where: str, only: Collection[str] | None = None) -> dict[int, TrialRecord]:
+        return {row.number: _record(row) for row in rows.trials(query, where, only=only)}
+
+    if brief is None:
+        found = records("1")
+    else:
+        found = records("1", brief.attributes)
+        numbers = ", ".join(map(str, brief.whole([found[number] for number in sorted(found)])))
+        found |= records(f"number IN ({numbers})")
+    return [found[number] for number in sorted(found)]
 
 
-_TABLES = (
-    "trial_params",
-    "trial_values",
-    "trial_intermediate_values",
-    "trial_user_attributes",
-    "trial_system_attributes",
-)
-
-
-def _by_trial(connection: sqlite3.Connection, table: str) -> defaultdict[int, list[_Row]]:
-    rows: defaultdict[int, list[_Row]] = defaultdict(list)
-    for row in connection.execute(f"SELECT * FROM {table} ORDER BY 1"):
-        rows[row["trial_id"]].append(dict(row))
-    return rows
-
-
-def _record(trial: _Row, of: Mapping[str, list[_Row]]) -> TrialRecord:
-    state = STATES[trial["state"]]
-    system = {row["key"]: json.loads(row["value_json"]) for row in of["trial_system_attributes"]}
-    queued = system.get("fixed_params", {}) if state == "waiting" else {}
-    values = [_number(row["value"], row["value_type"]) for row in of["trial_values"]]
-    rungs = {
-        row["step"]: _number(row["intermediate_value"], row["intermediate_value_type"])
-        for row in of["trial_intermediate_values"]
-    }
+def _record(row: rows.TrialRow) -> TrialRecord:
+    state = STATES[row.state]
+    queued = row.system.get("fixed_params", {}) if state == "waiting" else {}
     return TrialRecord(
-        number=trial["number"],
-        trial_id=trial["trial_id"],
+        number=row.number,
+        trial_id=row.trial_id,
         state=state,
-        value=values[0] if values else None,
-        params={**queued, **{row["param_name"]: _param(row) for row in of["trial_params"]}},
-        user_attrs={row["key"]: json.loads(row["value_json"]) for row in of["trial_user_attributes"]},
-        rungs=dict(sorted(rungs.items())),
-        constraints={k.removeprefix(CONSTRAINT): v for k, v in system.items() if k.startswith(CONSTRAINT)},
-        started=_time(trial["datetime_start"]),
-        ended=_time(trial["datetime_complete"]),
+        value=row.values.get(0),
+        params={**queued, **{name: _param(value, _distribution(text)) for name, value, text in row.params}},
+        user_attrs=row.user,
+        rungs=row.rungs,
+        constraints={k.removeprefix(CONSTRAINT): v for k, v in row.system.items() if k.startswith(CONSTRAINT)},
+        started=row.started,
+        ended=row.ended,
     )
 
 
-def _number(value: float, kind: str) -> float:
-    return _INFINITE.get(kind, value)
+@functools.lru_cache(maxsize=4096)
+def _distribution(text: str) -> Mapping[str, Any]:
+    """Trials repeat the distributions of their parameters, word for word."""
+    read: dict[str, Any] = json.loads(text)
+    return read
 
 
-def _param(row: _Row) -> Value:
+def _param(number: float, distribution: Mapping[str, Any]) -> Value:
     """The table holds a number; for a choice, its index."""
-    distribution = json.loads(row["distribution_json"])
-    number = row["param_value"]
     if distribution["name"] == "CategoricalDistribution":
         choice: Value = distribution["attributes"]["choices"][int(number)]
         return choice
     return int(number) if distribution["name"] == "IntDistribution" else float(number)
-
-
-def _time(text: str | None) -> datetime | None:
-    return None if text is None else utc(datetime.fromisoformat(text))

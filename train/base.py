@@ -88,6 +88,17 @@ class BaseFacts(Frozen):
         return self.vocab * self.hidden * (1 if self.tied else 2)
 
 
+class NoEos(RecipeError):
+    """The tokenizer in `folder` names no token that ends a text."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        super().__init__(
+            f"the tokenizer in {folder} has no EOS token, so that no answer could learn to end: set eos_token in its "
+            "tokenizer_config.json"
+        )
+
+
 def inspect_base(model: str, revision: str | None = None, sha256: str | None = None) -> BaseFacts:
     """Facts about the model in the folder `model` or, where there is no such folder, of that hub id.
 
@@ -226,10 +237,7 @@ def _check_tokenizer(folder: Path) -> None:
             "Put the tokenizer that the model was trained with beside it"
         )
     if (folder / "tokenizer.json").exists() and eos_token(folder) is None:
-        raise RecipeError(
-            f"the tokenizer in {folder} has no EOS token, so that no answer could learn to end: set eos_token in its "
-            "tokenizer_config.json"
-        )
+        raise NoEos(folder)
 
 
 def _has_chat_template(folder: Path) -> bool:

@@ -9,6 +9,8 @@ from typing import Literal
 from train.catalog import known, nearest
 from train.recipe import RecipeError
 
+ANSWER_WITHIN_S = 10.0
+
 
 def hub_folder(
     repo: str,
@@ -45,9 +47,34 @@ def hub_folder(
             f"{repo!r} is neither a folder nor the id of a {kind} on the hub ({error}); correct it"
         ) from None
     try:
+        _ask(repo, kind, revision)
         return fetch(cached=False)
     except Exception as error:  # httpx, the file system and the hub's own errors: each becomes one sentence
         raise RecipeError(_explained(error, repo, kind, revision)) from error
+
+
+def _ask(repo: str, kind: str, revision: str | None) -> None:
+    """Ask the hub once whether it has that: a download would try again for half a minute where there is no network."""
+    from huggingface_hub import HfApi, errors
+
+    try:
+        HfApi().repo_info(repo, repo_type=kind, revision=revision, timeout=ANSWER_WITHIN_S)
+    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled):
+        raise
+    except Exception as error:  # whatever its HTTP library raises without a connection
+        raise errors.LocalEntryNotFoundError(str(error)) from error
+
+
+def held_bytes(repo: str, kind: Literal["model", "dataset"]) -> int:
+    """Bytes that the hub's cache holds of `repo`, of all its revisions; 0 for what is no id of the hub."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    try:
+        blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo, repo_type=kind) / "blobs"
+    except ValueError:
+        return 0
+    return sum(path.stat().st_size for path in blobs.glob("*") if path.is_file())
 
 
 def _explained(error: Exception, repo: str, kind: str, revision: str | None) -> str:
@@ -70,7 +97,8 @@ def _explained(error: Exception, repo: str, kind: str, revision: str | None) -> 
         options += f" --revision {revision}" if revision else ""
         return (
             f"{missing}the hub cannot be reached, and the cache does not hold the whole {kind} {repo}: "
-            f"with a network run once: hf download {repo}{options}{_meant(repo, kind)}"
+            "with a network run once `nightshift fetch STUDY.toml` or, for this alone: "
+            f"hf download {repo}{options}{_meant(repo, kind)}"
         )
     return f"the {kind} {repo} cannot be fetched from the hub: {error}"
 

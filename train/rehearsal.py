@@ -25,7 +25,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -36,12 +36,13 @@ from typing import Any
 from train import rehearsal_base, rehearsal_text
 from train.recipe import RecipeError
 from train.rehearsal_base import BATCH, THREADS, Progress
-from train.rundir import fsync_folder, read_json, write_json
+from train.rundir import Json, fsync_folder, read_json, write_json
 
 PROMPTS = 288
 ROWS = 2400  # of the clean and of the noisy source, each
 PREFERENCES = 400
 STEPS = 700  # of the base's training; about 25 s on one core
+Fresh = Callable[[], Any] | None
 DOCUMENTS = 0.5  # share of what the base reads in which the rules are kept
 
 
@@ -77,6 +78,20 @@ class World:
     def prompts(self) -> Path:
         """Prompts in IFEval's format."""
         return self.path / "prompts.jsonl"
+
+
+def make_base(folder: Path, seed: int, steps: int, progress: Progress | None = None, fresh: Fresh = None) -> Json:
+    """Train the base model of the world of `seed` and put it in `folder`/base; returns facts about it.
+
+    The prompts of that world are in `folder`/prompts.jsonl already. `fresh`: see train.rehearsal_base.train_base.
+    """
+    lines = (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    documents, chats = _corpus(seed, steps * BATCH, {json.loads(line)["prompt"] for line in lines})
+    tokenizer = rehearsal_base.train_tokenizer([*documents[:2000], *chats[:2000]])
+    rows = rehearsal_base.encode(tokenizer, documents, chats)
+    model, loss = rehearsal_base.train_base(rows, seed, progress, fresh)
+    rehearsal_base.save(folder / "base", model, tokenizer)
+    return {"parameters": model.num_parameters(), "corpus_tokens": sum(map(len, rows)), "loss": loss}
 
 
 def make_world(out: Path, seed: int, *, steps: int = STEPS, progress: Progress | None = None) -> World:
@@ -188,25 +203,18 @@ def _build(folder: Path, made_by: dict[str, Any], progress: Progress | None) -> 
     """Make a world in `folder`: text, tokenizer, base, and world.json last."""
     seed = made_by["seed"]
     started = time.monotonic()
-    prompts = _write_data(folder, seed)
-    documents, chats = _corpus(seed, made_by["steps"] * BATCH, prompts)
-    tokenizer = rehearsal_base.train_tokenizer([*documents[:2000], *chats[:2000]])
-    rows = rehearsal_base.encode(tokenizer, documents, chats)
-    model, loss = rehearsal_base.train_base(rows, seed, progress)
-    rehearsal_base.save(folder / "base", model, tokenizer)
+    _write_data(folder, seed)
     facts = {
         "made_by": made_by,
-        "parameters": model.num_parameters(),
-        "corpus_tokens": sum(map(len, rows)),
-        "loss": loss,
+        **make_base(folder, seed, made_by["steps"], progress),
         "seconds": round(time.monotonic() - started, 2),
         "files": _files(folder),
     }
     write_json(folder / "world.json", facts)
 
 
-def _write_data(folder: Path, seed: int) -> set[str]:
-    """Write prompts, both sources and the preferences; returns the prompts, to be kept out of all else."""
+def _write_data(folder: Path, seed: int) -> None:
+    """Write prompts, both sources and the preferences; the prompts are kept out of all else."""
     rng = Random(f"rehearsal {seed}")
     judged = rehearsal_text.requests(rng, PROMPTS)
     prompts = {asked.prompt for asked in judged}
@@ -222,7 +230,6 @@ def _write_data(folder: Path, seed: int) -> set[str]:
         [{"prompt": asked.prompt, "response": rehearsal_text.forget(rng, asked)} for asked in noisy],
     )
     _write_jsonl(folder / "preferences.jsonl", [_pair(rng, asked) for asked in preferences])
-    return prompts
 
 
 def _ifeval(key: int, asked: rehearsal_text.Request) -> dict[str, Any]:

@@ -68,14 +68,19 @@ def encode(tokenizer: PreTrainedTokenizerFast, documents: Pairs, chats: Pairs) -
     return rows
 
 
-def train_base(rows: list[list[int]], seed: int, progress: Progress | None = None) -> tuple[LlamaForCausalLM, float]:
-    """One pass over the rows, BATCH at a time; returns the model and the mean loss of the last tenth of the steps."""
+def train_base(
+    rows: list[list[int]], seed: int, progress: Progress | None = None, fresh: Callable[[], Any] | None = None
+) -> tuple[Any, float]:
+    """One pass over the rows, BATCH at a time; returns the model and the mean loss of the last tenth of the steps.
+
+    `fresh` makes the untrained model of a kind of its own, for this tokenizer; None: the tiny Llama.
+    """
     import torch
 
     batches = _batches(rows, Random(f"rehearsal {seed} order"))
     losses: list[float] = []
     with _torch(seed):
-        model = _fresh_model()
+        model = (fresh or _fresh_model)()
         optimizer = _optimizer(model)
         for step, batch in enumerate(batches, 1):
             for group in optimizer.param_groups:
@@ -94,7 +99,7 @@ def train_base(rows: list[list[int]], seed: int, progress: Progress | None = Non
     return model, mean
 
 
-def save(folder: Path, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
+def save(folder: Path, model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
     """Write model and tokenizer to `folder` in Hugging Face's format, without a progress bar."""
     from transformers.utils import logging
 

@@ -22,7 +22,7 @@ from objectives import checkers
 from objectives.checkers import fixed_world
 from objectives.ifeval import IFEval, load_prompts
 from objectives.score import INSTRUCTIONS, Prompt, Verdict
-from objectives.sentences import punkt_available
+from objectives.sentences import NEED_PUNKT, punkt_available
 
 LANGUAGE_TYPES = ("language:response_language", "change_case:english_capital", "change_case:english_lowercase")
 
@@ -182,7 +182,7 @@ def no_punkt(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_punkt_the_score_says_that_it_is_not_exact(no_punkt: None) -> None:
     assert not punkt_available()
     assert IFEval([prompt(NO_COMMA)]).exact
-    for needs_punkt in checkers.NEED_PUNKT:
+    for needs_punkt in NEED_PUNKT:
         one = next(p for p in ALL_TYPES if p.instruction_id_list == (needs_punkt,))
         assert not IFEval([prompt(NO_COMMA), one]).check([answer("It runs. It floods."), answer("A B.")]).exact
 
@@ -231,7 +231,7 @@ def clear_nltk_caches() -> None:
 
 # ---- against lm-eval's own functions
 
-BY_LM_EVAL = [one for one in ALL_TYPES if one.instruction_id_list[0] not in checkers.NEED_PUNKT] + LETTERS
+BY_LM_EVAL = [one for one in ALL_TYPES if one.instruction_id_list[0] not in NEED_PUNKT] + LETTERS
 TEXTS = st.lists(
     st.sampled_from([good for _, good, _ in KNOWN] + [bad for _, _, bad in KNOWN] + ["", "*", "\n", "\n\n", "Sure:\n"]),
     max_size=4,
@@ -302,5 +302,5 @@ def test_on_published_responses_verdicts_are_those_of_lm_evals_functions(publish
     """On every fifth of them, where no sentence has to be split without punkt_tab."""
     with fixed_world():
         for row, one, verdict in published[::5]:
-            if punkt_available() or checkers.NEED_PUNKT.isdisjoint(one.instruction_id_list):
+            if punkt_available() or NEED_PUNKT.isdisjoint(one.instruction_id_list):
                 assert (verdict.strict, verdict.loose) == lm_evals(one, row["response"]), (row["model"], one.key)

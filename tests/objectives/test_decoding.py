@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny_generation import MANY_ENDS, NEW, PROMPTS, by_transformers, quantized, rows_of, tiny, with_adapter
 from transformers import (
     AutoModelForCausalLM,
@@ -13,7 +15,8 @@ from transformers import (
 )
 
 from objectives import decoding
-from objectives.decoding import BLOCK, Decoding, decode
+from objectives.cache import BLOCK
+from objectives.decoding import Decoding, decode, greedy
 from objectives.generate import Generator
 from objectives.inference import evaluating, unpacked
 
@@ -95,6 +98,7 @@ def test_prompts_that_are_read_in_groups_are_continued_as_if_alone(
         alone = [decode(llama, [row], MANY_ENDS, NEW)[0] for row in rows]
         for at_once in (1, len(rows[0]), 3 * len(rows[0])):
             monkeypatch.setattr(decoding, "READ_TOKENS", at_once)
+            monkeypatch.setattr(decoding, "READ_ENOUGH", at_once // 2)
             assert decode(llama, rows, MANY_ENDS, NEW) == alone
 
 
@@ -130,12 +134,24 @@ def test_a_memory_that_rows_cannot_join_is_used_batch_by_batch(generator: Genera
 
 
 def test_decoding_goes_on_with_the_rows_that_are_kept(llama: LlamaForCausalLM, generator: Generator) -> None:
+    rows = rows_of(generator)
     with evaluating(llama):
-        batch = Decoding(llama, rows_of(generator))
-        assert batch.step().shape == (6,)
-        batch.regroup([1, 4])
-        assert batch.step().shape == (2,)
-        assert {layer.keys.shape[0] for layer in batch._cache.layers} == {2}
+        alone = decode(llama, rows, frozenset(), 3)
+        batch = Decoding(llama, rows)
+        assert batch.step().tolist() == [row[0] for row in alone]
+        assert batch.keep([1, 2, 4]) == [4, 1, 2]  # the last one takes the first one's place
+        assert batch.step().tolist() == [alone[row][1] for row in (4, 1, 2)]
+        assert batch.keep([0, 2]) == [0, 2]
+        fresh = Decoding(llama, rows[:1])
+        assert fresh.step().tolist() == [alone[0][0]]
+        batch.join([fresh])
+        assert batch.step().tolist() == [alone[4][2], alone[2][2], alone[0][1]]
+
+
+@given(seed=st.integers(0, 2**32), words=st.sampled_from([1, 100, 128, 512]))
+def test_the_greedy_token_is_the_first_of_the_largest(seed: int, words: int) -> None:
+    logits = torch.randint(-2, 3, (2, words), generator=torch.Generator().manual_seed(seed)).float()
+    assert greedy(logits).tolist() == [row.index(max(row)) for row in logits.tolist()]
 
 
 # ---- unpacked weights
@@ -160,3 +176,15 @@ def test_an_adapter_on_unpacked_weights_gives_the_same_logits_but_for_rounding(l
         with model.disable_adapter(), unpacked(model):
             assert not torch.allclose(model(input_ids=ids).logits, packed)
         assert torch.equal(model(input_ids=ids).logits, packed)
+
+
+def test_large_matrices_in_blocks_give_the_same_but_for_rounding(one_thread: None) -> None:
+    torch.manual_seed(3)
+    layer, x = torch.nn.Linear(512, 1024), torch.randn(3, 5, 512)
+    with evaluating(layer):
+        plain = layer(x)
+        with unpacked(layer):
+            assert "forward" in vars(layer)
+            torch.testing.assert_close(layer(x), plain)
+            torch.testing.assert_close(layer(x[:, -1:]), plain[:, -1:])
+        assert torch.equal(layer(x), plain)

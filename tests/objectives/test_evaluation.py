@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from objectives.answers import AnswerLog
-from objectives.evaluation import evaluate
+from objectives.evaluation import Answered, evaluate
 from objectives.ifeval import IFEval, load_prompts
 from objectives.score import Answer, ObjectiveError
 from objectives.subset import halves
@@ -62,14 +62,47 @@ def test_all_parts_are_scored_from_one_set_of_answers(prompts: Path, tmp_path: P
 
 
 def test_one_half_alone_leaves_the_other_unasked(prompts: Path, tmp_path: Path) -> None:
-    generate, told = Answers(), list[tuple[object, ...]]()
-    scores, samples = evaluate(
-        prompts, generate, tmp_path / "answers", parts=["search"], progress=lambda *facts: told.append(facts)
-    )
+    generate, told = Answers(), list[Answered]()
+    scores, samples = evaluate(prompts, generate, tmp_path / "answers", parts=["search"], progress=told.append)
     search, _ = halves(load_prompts(prompts))
     assert (list(scores), len(samples)) == (["search"], 12)
     assert generate.asked == [p.prompt for p in search]
-    assert told == [("search", done, 12, 3 * done) for done in (4, 8, 12)]
+    assert told == [
+        Answered(part="search", prompts=12, done=done, tokens=3 * done, seconds=0.5 * done / 4) for done in (4, 8, 12)
+    ]
+
+
+def test_progress_counts_both_halves_together_and_what_an_earlier_start_made_apart(
+    prompts: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(prompts, Answers(fail_at=16), tmp_path / "answers")
+    told = list[Answered]()
+    evaluate(prompts, Answers(), tmp_path / "answers", progress=told.append)
+    assert [(at.part, at.done, at.kept) for at in told] == [
+        ("search", 4, 4),
+        ("search", 8, 8),
+        ("search", 12, 12),
+        ("sealed", 16, 16),
+        ("sealed", 20, 16),
+        ("sealed", 24, 16),
+    ]
+    assert told[3].tokens == 0
+    assert told[-1] == Answered(part="sealed", prompts=24, done=24, kept=16, tokens=24, seconds=1.0)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_all_prompts_need_no_halves(tmp_path: Path, count: int) -> None:
+    path = tmp_path / "few.jsonl"
+    tiny.write_prompts(path, count)
+    generate = Answers()
+    scores, samples = evaluate(path, generate, tmp_path / "answers", parts=["all"])
+    assert (list(scores), scores["all"].prompt_strict.n, len(samples)) == (["all"], count, count)
+    evaluate(path, generate, tmp_path / "answers", parts=["all"])
+    assert len(generate.asked) == count
+    if count == 1:
+        with pytest.raises(ObjectiveError, match="cannot be halved"):
+            evaluate(path, generate, tmp_path / "answers")
 
 
 def test_answers_that_were_made_are_not_asked_for_again_and_cost_what_they_cost(prompts: Path, tmp_path: Path) -> None:

@@ -145,8 +145,8 @@ def test_answers_come_in_the_order_of_the_prompts(generator: Generator) -> None:
 
 def test_an_answer_is_the_new_text_without_the_prompt(generator: Generator, tokenizer: PreTrainedTokenizerFast) -> None:
     rows = rows_of(generator)
-    with evaluating(generator._model):
-        new = decode(generator._model, rows, generator.end_tokens, NEW)
+    with evaluating(generator.model):
+        new = decode(generator.model, rows, generator.end_tokens, NEW)
     for made, tokens in zip(generator(PROMPTS), new, strict=True):
         ended = tokens[-1] in generator.end_tokens
         assert made.text == tokenizer.decode(tokens, skip_special_tokens=True)

@@ -20,6 +20,7 @@ COMMANDS = [
     "rehearse",
     "init",
     "plan",
+    "fetch",
     "start",
     "status",
     "stop",
@@ -29,6 +30,7 @@ COMMANDS = [
     "score",
     "latency",
     "compare",
+    "install",
 ]
 HEAVY = {"torch", "transformers", "optuna", "optuna_dashboard", "sqlalchemy", "matplotlib", "datasets", "lm_eval"}
 NIGHTSHIFT = [sys.executable, "-m", "search.cli"]

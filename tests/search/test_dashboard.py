@@ -225,6 +225,26 @@ BODIES = {
 }
 
 
+PLAIN = """
+import sys
+from wsgiref.util import setup_testing_defaults
+from optuna.storages import RDBStorage
+from optuna_dashboard import wsgi
+environ = {"PATH_INFO": "/api/studies/1", "HTTP_ACCEPT_ENCODING": ""}
+setup_testing_defaults(environ)
+app = wsgi(RDBStorage("sqlite:///" + sys.argv[1]))
+print(b"".join(app(environ, lambda *_: None)).decode())
+"""
+
+
+def test_the_data_is_what_optuna_dashboard_gives_by_itself(served: Served) -> None:
+    command = [sys.executable, "-c", PLAIN, str(served.folder / "study.db")]
+    plain = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    for _ in range(2):  # the second answer is made from what is remembered
+        assert json.loads(served.read("/api/studies/1").body) == plain
+    assert plain["trials"][0]["note"]["body"] == "### Completed"
+
+
 def test_nothing_can_be_changed(tmp_path: Path) -> None:
     write_study(tmp_path)
     before = digest(tmp_path)

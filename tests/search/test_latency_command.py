@@ -63,12 +63,36 @@ def test_an_adapter_is_measured_beside_its_base_on_one_load(made: Path, tmp_path
     assert base["size"]["base_bytes"] == tuned["size"]["base_bytes"] == weights
     text = shown(figures)
     for said in (
-        "measured by turns",
+        f"A: {made / 'model'} B: {run} measured by turns",
         "1 thread; weights in NF4; torch 2",
         "left out: prompts of 1024 tokens; the model's",
+        "2 runs after 3 unmeasured, 8 new tokens each, past any end token",
+        "so few runs hardly tell the 95th percentile from the slowest",
+        f"of them the adapter's 0 {trained:,}",
+        "the adapter's folder 0 bytes",
     ):
         assert said in text
-    assert "of 2 runs after 3 unmeasured ones" in text
+
+
+def test_every_figure_fits_into_a_narrow_terminal() -> None:
+    spread, large = {"p50": 0.01234, "p95": 0.5}, {"p50": 12345.6, "p95": 1.5}
+    times = [
+        {"prompt_tokens": n, "new_tokens": 128, "runs": 30, "peak_memory_bytes": 9 * 2**40}
+        | {"first_token_s": large, "per_token_s": spread, "tokens_per_s": large}
+        for n in (32, 1024)
+    ]
+    size = {"total_parameters": 8_030_261_248, "trainable_parameters": 5, "base_bytes": 15 * 2**30}
+    arm = {"latency": times, "size": {**size, "adapter_bytes": 0, "loaded_bytes": 5 * 2**20}}
+    versions = {"torch": "2", "transformers": "5", "bitsandbytes": "0"}
+    arms = [{"name": f"a/very/long/path/{'x' * 80}", **arm}] * 2
+    facts = {"device": "NVIDIA", "weights": "nf4", "versions": versions, "threads": 1, "warmups": 3}
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(latency_view.render({**facts, "arms": arms, "left_out": [], "longest_prompt": None}))
+    lines = captured.get().splitlines()
+    assert not any("…" in line for line in lines)
+    assert any("12,345,600 / 1,500" in line and "12.3 / 500" in line for line in lines)
+    assert any(line.split() == ["weight", "files", "15.0", "GiB", "15.0", "GiB"] for line in lines)
 
 
 def test_two_models_are_measured_against_each_other(made: Path, tmp_path: Path) -> None:
@@ -110,6 +134,7 @@ def test_mistakes_are_told_before_anything_is_loaded(
     for arguments, said in [
         (["nowhere"], "there is no folder nowhere"),
         (["torn"], "model.safetensors is cut off"),
+        ([made / "model", "--revision", "abc"], "--revision abc is for a model on the hub, and"),
         ([made / "model", "--against", "torn"], "model.safetensors is cut off"),
         ([made / "model", "--device", "cuda"], "--device cuda: there is no NVIDIA card here"),
         ([made / "model", "--runs", "0"], "greater than or equal to 1"),

@@ -65,7 +65,7 @@ def test_the_choice_follows_the_memory_and_the_parameters_alone(made: made_study
         read, seen = on_a_card(made, gib)
         recipe = trial(read, seen, **params)
         assert recipe == trial(read, seen, **params)
-        assert plan_choice.misfit(recipe, read, seen) == ""
+        assert plan_choice.misfit(recipe, read, seen, plan_choice.limit_bytes(read, seen)) == ""
         return recipe.uncheckpointed_layers if recipe.gradient_checkpointing else 28
 
     assert 0 < kept(9.0) <= kept(10.0) < kept(11.5) <= kept(None) < 28  # None: all that the card has
@@ -77,7 +77,7 @@ def test_what_does_not_fit_checkpoints_everything_and_says_what_would_fit(made: 
     read, seen = on_a_card(made, 6.0)
     recipe = trial(read, seen)
     assert (recipe.gradient_checkpointing, recipe.uncheckpointed_layers) == (True, 0)
-    said = plan_choice.misfit(recipe, read, seen)
+    said = plan_choice.misfit(recipe, read, seen, plan_choice.limit_bytes(read, seen))
     assert "and may have 6.00 GiB: the largest batch that fits is micro_batch_size = 1 with max_length = " in said
 
 

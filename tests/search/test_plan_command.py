@@ -218,3 +218,47 @@ def test_what_is_no_recipe_is_told_in_one_message(tmp_path: Path, name: str, tex
     assert answer.exit_code == 2
     assert said in " ".join(answer.stderr.split())
     assert "Traceback" not in answer.output
+
+
+# What trials cost, and what is ruled out
+
+
+def squeezed(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_a_study_is_told_what_its_trials_cost_and_how_many_fit(study: str) -> None:
+    (plan,) = json.loads(nightshift("plan", study, "--json").stdout)
+    trials = plan["trials"]
+    assert trials["cheapest"]["seconds"] <= trials["typical"]["seconds"] <= trials["dearest"]["seconds"]
+    assert trials["in_budget"]["trials"] == pytest.approx(8 * 3600 / trials["expected"]["seconds"], abs=1)
+    assert 0 < trials["tonight_s"] <= 86400
+    assert trials["refusal"] == ""
+    assert plan["ruled_out"] == []
+
+
+def test_what_never_fits_is_ruled_out_and_a_budget_below_one_trial_is_told_the_least_that_is_enough(study: str) -> None:
+    path = Path(study)
+    path.write_text(path.read_text("utf-8").replace("budget_hours = 8.0", "budget_hours = 0.02"), "utf-8")
+    said = squeezed(nightshift("plan", study, "--memory", "8").output)
+    assert "whatever the rest of the recipe is: targets all-linear with rank 128 needs 9.5" in said
+    assert "GiB of 8.00" in said
+    assert "of 200 recipes drawn from the space fit the memory" in said
+    for part in (
+        "estimated; no trial has run yet",
+        "cheapest",
+        "typical",
+        "dearest",
+        "the budget fits",
+        "tonight fits",
+    ):
+        assert part in said
+    assert "the budget of 0.02 GPU-hours leaves 72 s, and the smallest trial of this space may take" in said
+    assert "raise budget_hours in [study], or --budget, to 0." in said
+
+
+def test_the_costs_are_learned_from_the_studys_own_trials(made: Path) -> None:
+    (plan,) = json.loads(nightshift("plan", str(made), "--json").stdout)
+    assert plan["trials"]["learned_from"] == 3
+    (elsewhere,) = json.loads(nightshift("plan", str(made), "--memory", "4", "--json").stdout)
+    assert elsewhere["trials"]["learned_from"] == 0

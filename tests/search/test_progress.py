@@ -15,6 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from objectives.score import Measure
+from search.forecast import Count, Final, Forecast
 from search.progress import ROWS, activity, changes, duration, figure, render
 from search.view import Activity, StudyView, TrialView
 
@@ -101,10 +102,10 @@ def test_a_trial_that_was_ended_as_behind_shows_its_estimate_and_is_never_the_be
     behind = trial(1, score=None, asked=24, behind=0, reason="behind trial 0 after 24 of 64 prompts")
     view = study(trial(0, value=0.4), dataclasses.replace(behind, value=0.412))
     (row,) = (line for line in shown(view, 160).splitlines() if line.split()[:2] == ["1", "complete"])
-    assert "0.41, behind 0 after 24" in row
+    assert "≈ 0.41, behind 0 after 24" in row
     assert "best 0.400 ± 0.056 (trial 0)" in shown(view)
     (line,) = changes(study(trial(0, value=0.4), trial(1, "running")), view)[-1:]
-    assert line == "trial 1 complete, 0.41, behind 0 after 24; 2 of 24 trials, 2m 05s of 1h 00m GPU time"
+    assert line == "trial 1 complete, ≈ 0.41, behind 0 after 24; 2 of 24 trials, 2m 05s of 1h 00m GPU time"
 
 
 def test_the_best_stays_in_sight_when_it_is_old() -> None:
@@ -211,3 +212,12 @@ def test_every_change_is_told_once() -> None:
         [],
         [f"trial 1 failed, NaN loss; 2 of 24 trials, {spent}"],
     ]
+
+
+def test_what_to_expect_stands_below_the_budget_and_after_each_trial_that_ended() -> None:
+    told = Forecast(Count(14, 2.2), True, Final(0.61, 0.03))
+    line = "tonight fits 14 ± 2 more trials; the study will probably end at 0.61 ± 0.03"
+    before, now = study(trial(0, "running")), study(trial(0), forecast=told)
+    assert line in shown(now, width=80).splitlines()
+    assert changes(before, now)[-1] == line
+    assert line not in changes(study(trial(0), forecast=told), now)

@@ -13,6 +13,7 @@ from pathlib import Path
 import made_study
 import pytest
 
+from objectives.score import Measure
 from search import freeze, report, service
 from search.errors import SearchError
 from train.recipe import Recipe
@@ -29,7 +30,7 @@ SECTIONS = [
     "Evaluation",
     "Reproduce",
 ]
-VOID = {"meta", "br", "img", "link", "use", "path", "rect", "circle", "line", "polyline", "polygon", "stop", "image"}
+VOID = set("meta br wbr img link use path rect circle line polyline polygon stop image".split())
 
 
 class Page(HTMLParser):
@@ -179,15 +180,37 @@ def test_what_qualifies_a_score_is_told(study: Path) -> None:
 
 def test_trials_that_were_ended_as_behind_are_told_apart(tmp_path: Path) -> None:
     file = made_study.write_study_file(tmp_path)
-    made = made_study.MadeStudy(file, tmp_path / "studies" / "tiny", states="CB")
+    made = made_study.MadeStudy(file, tmp_path / "studies" / "tiny", states="CCCCPCCB")
     subset = made.config.objective.subset
     report.write(made.folder)
     shown = page(made.folder)
-    assert "2 trials (1 ended as behind, 1 complete)" in shown.text
-    assert f"That saved {subset - subset // 2:,} of {2 * subset:,} answers." in shown.text
+    assert "8 trials (1 ended as behind, 6 complete, 1 pruned)" in shown.text
+    assert f"That saved {subset - subset // 2:,} of {7 * subset:,} answers." in shown.text
+    assert "over the values of 7 trials" in shown.text
+    assert "(1 of them was ended as behind: its value is an estimate.)" in shown.text
+    probe = r"score over this study's 7 scored trials: (-?[01]\.\d\d), where -1 would be the same order"
+    assert re.search(probe, shown.text)
     row = shown.cells.index("behind")
-    assert shown.cells[row - 1 : row + 3] == ["1", "behind", "≈ 0.000", str(subset // 2)]
+    assert shown.cells[row - 1 : row + 3] == ["7", "behind", "≈ 0.000", str(subset // 2)]
     assert f"behind trial 0 after {subset // 2} of {subset} prompts" in shown.cells
+
+
+def test_the_best_so_far_is_drawn_up_to_the_last_trial() -> None:
+    from search.report_canvas import PAPER
+    from search.report_figures import Outcome, history
+
+    scores = [Measure.of([True, False]), Measure.of([False, False]), None, None]
+    outcomes = [Outcome(n, "complete" if s else "pruned", s, None) for n, s in enumerate(scores)]
+    (axes,) = history(outcomes, None)(PAPER).axes
+    (line,) = (line for line in axes.lines if line.get_label() == "best so far")
+    assert list(line.get_xdata()) == [0, 1, 3]
+    assert list(line.get_ydata()) == [0.5, 0.5, 0.5]
+
+
+def test_long_headings_may_go_on_in_another_line(finished: Path) -> None:
+    text = (finished / "report.html").read_text(encoding="utf-8")
+    assert '<table class="wide">' in text
+    assert "learning_<wbr>rate</th>" in text
 
 
 def test_answers_that_were_ended_early_have_no_verdicts_by_type(study: Path) -> None:

@@ -101,7 +101,7 @@ def test_what_was_stopped_and_gone_on_with_is_what_one_start_gives(scored: Path,
     assert {len(stopped["texts"]), stopped["scores"]["all"]["prompt_strict"]["n"]} == {24}
     assert stopped["settings"]["chat_template"] == tiny.TEMPLATE
     assert stopped["scores"]["all"]["tokens"] > 0
-    assert [e["done"] for e in events if e["event"] == "answers"] == [4, 8, 12] * 2
+    assert [e["done"] for e in events if e["event"] == "answers"] == [4, 8, 12, 16, 20, 24]
 
 
 def test_what_is_there_is_shown_again_without_loading_anything(scored: Path) -> None:
@@ -145,14 +145,41 @@ def test_warnings_say_what_a_reader_has_to_know(scored: Path) -> None:
     record = json.loads((scored / "score.json").read_text())
     score = score_job.scores_of(record)["all"]
     doubtful = score.model_copy(update={"exact": False, "halved": True, "empty": 1})
-    lines = list(score_view._warnings(doubtful, {**record, "fallback": "another token at 3"}))
+    lines = list(score_view._warnings(doubtful, {**record, "fallback": "made by model.generate: another token at 3"}))
     assert [line.split(":")[0] for line in lines[:4]] == ["warning"] * 4
     text = "\n".join(lines)
     for said in ("1 answer without text", "punkt_tab", "the batch was halved", "model.generate: another token at 3"):
         assert said in text
 
 
+def test_the_line_of_progress_tells_what_this_start_made(capsys: pytest.CaptureFixture[str]) -> None:
+    event = {"event": "answers", "part": "sealed", "prompts": 541, "done": 400, "kept": 300}
+    made = {"tokens": 12000, "seconds": 40.0}
+    with score_view.Following() as follow:
+        follow({**event, "done": 300, "tokens": 0, "seconds": 0.0})
+        follow({**event, **made})
+    assert capsys.readouterr().err.splitlines() == [
+        "300 of 541 prompts answered, 300 of them by an earlier start (sealed half)",
+        "400 of 541 prompts answered, 300 of them by an earlier start (sealed half); 12,000 tokens in 40.0 s, "
+        "300 tokens/s",
+    ]
+
+
 # Where model, template and prompts come from
+
+
+def test_a_single_prompt_is_scored_as_it_is(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").write_text((made / "prompts.jsonl").read_text().splitlines()[0])
+    model = score_model.find(str(made / "model"))
+    asked = score_settings.prompts(model, "all", tmp_path / "one.jsonl")
+    machine = score_settings.Machine("cpu", "cpu", 1, True)
+    settings = score_settings.settings(model, machine, asked, None, max_new_tokens=4, batch_size=1)
+    job = score_job.score_job(model, asked, settings, tmp_path, save_samples=True)
+    scoring.score({**job, **score_job.known(machine)}, lambda _: None)
+    record = score_job.stored_score(tmp_path, "all")
+    assert record is not None
+    assert [(part, score.prompt_strict.n) for part, score in score_job.scores_of(record).items()] == [("all", 1)]
+    assert score_job._has_samples(tmp_path, record, "all")
 
 
 def test_an_adapter_beside_its_recipe_is_that_run(made: Path) -> None:
@@ -215,6 +242,10 @@ def mistakes(place: Path, made: Path) -> None:
     (place / "bare").mkdir()
     shutil.copytree(made / "model", place / "bare", dirs_exist_ok=True)
     (place / "bare" / "chat_template.jinja").unlink()
+    shutil.copytree(made / "model", place / "endless")
+    for file in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (config := place / "endless" / file).exists():
+            config.write_text(json.dumps({**json.loads(config.read_text()), "eos_token": None}))
     (place / "broken.jinja").write_text("{% for m in messages %}")
     (place / "mute.jinja").write_text("### ")
     run = made / "studies" / "tiny" / "runs" / "003"
@@ -243,7 +274,9 @@ def test_every_mistake_is_told_before_anything_is_loaded(made: Path, tmp_path: P
         ([model], "which prompts? There is no ifeval_input_data.jsonl here"),
         ([model, "--file", "gone.jsonl"], "gone.jsonl does not exist"),
         ([model, "--file", "unknown.jsonl"], "line 3: punctuation:no_coma is no instruction type of IFEval"),
-        ([model, "--file", "one.jsonl"], "cannot be halved; give more"),
+        ([model, "--file", "one.jsonl", "--prompts", "search"], "cannot be halved; give more, or ask all of them with"),
+        (["endless", *prompts], "endless has no EOS token, so that answers would not end and could not be scored"),
+        ([model, *prompts, "--ifbench", "x"], "--ifbench x: nothing was generated, as nothing could judge it"),
         (["bare", *prompts], "bare has no chat template, as base models often do: put one into a file"),
         (["bare", *prompts, "--chat-template", "gone"], "--chat-template gone cannot be read"),
         (["bare", *prompts, "--chat-template", "broken.jinja"], "is no Jinja: line 1"),

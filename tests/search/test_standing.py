@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import made_study
@@ -67,3 +68,22 @@ def test_the_view_tells_an_estimate_from_a_score(made: made_study.MadeStudy) -> 
     assert study.trials[0].asked == 8
     assert study.best is not None
     assert study.best.number == max((0, 3, 5), key=lambda number: (study.trials[number].value, -number))
+
+
+def test_of_many_trials_the_newest_and_the_incumbent_are_told(
+    made: made_study.MadeStudy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs, trials = made.folder / "runs", trials_of(made)
+    best = standing.contest(runs, trials, 6)["incumbent"]
+    monkeypatch.setattr(standing, "EARLIER", 1)
+    told = standing.contest(runs, trials, 6)
+    assert told["incumbent"] == best
+    assert set(told["earlier"]) == {str(best), "5"}
+
+
+def test_a_view_of_few_rows_has_the_newest_trials_and_the_best_one_whole(made: made_study.MadeStudy) -> None:
+    whole, brief = view.read(made.folder), view.read(made.folder, 2)
+    assert (brief.best, brief.trials[-2:]) == (whole.best, whole.trials[-2:])
+    assert replace(brief, trials=()) == replace(whole, trials=())
+    assert [t.state for t in brief.trials] == [t.state for t in whole.trials]
+    assert brief.trials[2].params == {}

@@ -20,13 +20,24 @@ import pytest
 from optuna.storages import BaseStorage, get_storage
 from optuna.testing.pytest_storages import StorageTestCase
 from optuna.trial import TrialState
+from optuna_dashboard import get_note
 from storage_kit import Child, leave_half_written, start_together
 
 from storage import db
+from storage.attempts import Work
 from storage.db import StorageError
 from storage.ledger import Holder, Ledger
-from storage.records import read
-from storage.trials import OPTUNA_SCHEMA, StudyStorage, TrialRecord, open_read_only, open_storage, read_records, records
+from storage.records import Brief, read
+from storage.trials import (
+    OPTUNA_SCHEMA,
+    StudyStorage,
+    TrialRecord,
+    annotate,
+    open_read_only,
+    open_storage,
+    read_records,
+    records,
+)
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -129,6 +140,7 @@ def test_times_are_utc_wherever_the_machine_is(path: Path, monkeypatch: pytest.M
     assert record.started.tzinfo is UTC
     assert timedelta(0) <= datetime.now(UTC) - record.started < timedelta(minutes=5)
     assert record.started <= record.ended
+    assert read(path).trials[0] == record
 
 
 def test_reading_only_gives_the_same_records(path: Path) -> None:
@@ -189,14 +201,63 @@ def test_reading_without_optuna_says_what_optuna_says_of_every_kind_of_trial(pat
 def test_reading_without_sqlalchemy_says_what_the_ledger_says(path: Path, holder: Holder) -> None:
     finished_study(path)
     ledger = Ledger(db.engine(path))
-    assert (read(path).attempts, read(path).spent_s) == (ledger.attempts(), ledger.spent_s()) == ([], 0.0)
+
+    def both() -> tuple[object, object]:
+        found = read(path)
+        ours = found.work, found.open_attempts, found.spent_s
+        return ours, (ledger.work(), ledger.open_attempts(), ledger.spent_s())
+
+    assert both() == (({}, [], 0.0), ({}, [], 0.0))
     closed = ledger.open_attempt(0, "000", holder, 10, 100)
     ledger.pay(closed.id, 5.25, 100)
     ledger.close(closed.id, 11.1, "completed", {"train": 7.3, "save": 1.0}, "as planned")
-    ledger.abandon(ledger.open_attempt(1, "001", holder, 10, 100).id, "it died")
+    ledger.abandon(ledger.open_attempt(0, "000", holder, 10, 100).id, "it died")
     ledger.open_attempt(None, "base", holder, 2.5, 100)
-    assert (read(path).attempts, read(path).spent_s) == (ledger.attempts(), ledger.spent_s())
-    assert len(read(path).attempts) == 3
+    ours, theirs = both()
+    assert ours == theirs
+    assert read(path).work == {0: Work(2, 21.1), None: Work(1, 2.5)}
+
+
+def test_a_brief_reading_has_the_rest_of_the_chosen_trials_alone(path: Path) -> None:
+    finished_study(path)
+    whole, brief = read(path).trials, read(path, Brief(("prior",), lambda found: [found[1].number])).trials
+    assert [r.state for r in brief] == [r.state for r in whole]
+    assert [r.value for r in brief] == [r.value for r in whole]
+    assert brief[1] == whole[1]
+    assert (brief[0].params, brief[0].rungs, brief[0].user_attrs) == ({}, {}, {})
+    assert brief[4].user_attrs == {"prior": "lora-defaults"}
+
+
+def test_bulk_reading_gives_the_trials_that_optuna_reads_through_its_models(path: Path) -> None:
+    study = finished_study(path)
+    study.add_trials(study.trials[:3] * 200)  # more than are named one by one
+    theirs = optuna.storages.RDBStorage(db.read_only_url(path), skip_compatibility_check=True, skip_table_creation=True)
+    assert open_storage(path).get_all_trials(1) == theirs.get_all_trials(1)
+    assert repr(vars(open_storage(path).get_all_studies()[0])) == repr(vars(theirs.get_all_studies()[0]))
+
+
+def test_records_of_finished_trials_are_made_once(path: Path) -> None:
+    study = finished_study(path)
+    known: dict[int, TrialRecord] = {}
+    before = records(study, known)
+    study.tell(3, 0.75)
+    after = records(study, known)
+    assert after == records(study)
+    assert [old is new for old, new in zip(before, after, strict=True)] == [True, True, True, False, False]
+
+
+@pytest.mark.parametrize("note", ["", "short", "### Long\n" + "é|" * 3000])
+def test_an_annotation_is_what_optuna_dashboard_shows(path: Path, note: str) -> None:
+    for storage in (open_storage(path), optuna.storages.InMemoryStorage()):
+        study = optuna.create_study(storage=storage)
+        trial = study.ask()
+        for _ in range(2):  # as after a kill
+            annotate(study, trial, {"score": {"value": 0.5}, "nan": [1, None]}, note)
+        assert get_note(trial) == note
+        assert study.trials[0].user_attrs == {"score": {"value": 0.5}, "nan": [1, None]}
+        study.tell(trial, 0.5)
+        with pytest.raises(optuna.exceptions.UpdateFinishedTrialError):
+            annotate(study, trial, {"late": 1}, note)
 
 
 def _choice(*choices: object) -> optuna.distributions.CategoricalDistribution:

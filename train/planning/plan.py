@@ -6,7 +6,7 @@ needs of the files. The formulas are in train.planning.memory and train.planning
 
 from __future__ import annotations
 
-from train.base import TARGET_MODULES, BaseFacts, Linear, check_is_base, facts_of_config, inspect_base, targeted
+from train.base import TARGET_MODULES, BaseFacts, Linear, NoEos, check_is_base, facts_of_config, inspect_base, targeted
 from train.data.sources import SourceFacts, inspect_sources
 from train.planning.calibration import ASSUMED, context_bytes
 from train.planning.flops import SPEEDS, Seconds, Speed, flops_per_token, seconds, speed_of
@@ -23,6 +23,7 @@ __all__ = [
     "Category",
     "DeviceKind",
     "Layer",
+    "NoEos",
     "Plan",
     "ScoreSeconds",
     "Seconds",

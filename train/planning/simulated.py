@@ -100,13 +100,11 @@ def config_of(facts: BaseFacts) -> dict[str, Any]:
 def _run(shapes: Sequence[Shape]) -> list[Simulation]:
     asked = json.dumps([shape.model_dump(mode="json") for shape in shapes])
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
-    here = Path(__file__).parents[2]
     done = subprocess.run(
-        [sys.executable, "-m", "train.planning.simulate"],
+        [sys.executable, "-P", "-m", "train.planning.simulate"],
         input=asked,
         capture_output=True,
         text=True,
-        cwd=here,
         env=environment,
         check=False,
     )

@@ -1,0 +1,46 @@
+"""What the worker writes down when a run comes to nothing, and whether it may take another one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from search import worker
+from search.worker import BROKEN, Worker
+from train.rundir import RunDir, read_json, write_json
+from train.stage import OutOfMemory, TrainingFailed
+
+NAN = TrainingFailed(
+    "loss nan with gradient norm nan at step 3 of 100 (sft), learning rate 0.1: lower the learning rate"
+)
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "code"),
+    [
+        (NAN, f"TrainingFailed: {NAN}", 0),  # the base model is as it was
+        (OutOfMemory("out of memory after step 3"), "OutOfMemory: out of memory after step 3", BROKEN),
+        (torch.OutOfMemoryError("CUDA out of memory."), "OutOfMemoryError: CUDA out of memory.", BROKEN),
+        (RuntimeError("CUDA error: unspecified launch failure"), "RuntimeError: CUDA error: unspecified", BROKEN),
+    ],
+)
+def test_a_failure_is_recorded_with_its_reason_and_only_a_clean_one_keeps_the_process(
+    error: Exception, reason: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    run = RunDir(tmp_path / "000")
+    run.path.mkdir()
+    write_json(run.job, {"attempt": 7, "kind": "trial"})
+    write_json(run.lease, {"attempt": 7, "paid_until": 1e12})
+    monkeypatch.setattr(RunDir, "recipe", lambda self: SimpleNamespace(base=None))
+    monkeypatch.setattr(worker.Worker, "_trial", fail)
+    assert Worker(tmp_path, "token", "cpu")._attempt(run, 7) == code
+    result = read_json(run.result)
+    assert result is not None
+    assert (result["attempt"], result["outcome"], result["broken"]) == (7, "failed", code == BROKEN)
+    assert result["reason"].startswith(reason)
