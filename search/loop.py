@@ -181,7 +181,9 @@ class Night:
         return ""
 
     def _expect(self) -> None:
-        """Leave for whoever looks on what trials cost, by the plan and by those that ended."""
+        """Leave for whoever looks on what trials cost, by the plan and those that ended, until these alone tell."""
+        if view.ended(self.study.records()) >= forecast.ENOUGH:
+            return
         machine = plan_machine.machine(self.config.machine, None, None)
         so_far = plan_study.SoFar(self.folder / "runs", self.ledger.spent_s(), self.budget_s, self._deadline_s())
         if costs := plan_study.trials(self.config, self.survey.base, machine, so_far):

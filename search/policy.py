@@ -1,9 +1,10 @@
 """What to do next with the GPU: a new recipe, or more of a trial that was stopped at a rung.
 
 Every trial is judged by what it will probably score at the end (search.surrogate), from its recipe and its last rung.
-Of all that could be done next, that is done which promises the largest expected improvement of the best score for each
-GPU-second that it would take to the end of the trial. A trial that is running is stopped at a rung where something
-else promises more, and *thawed*, from its checkpoint, once it promises the most again.
+A fixed share of all GPU-seconds goes to going on with trials beyond their first rung, the rest to new recipes up to it.
+Of either kind, that is done which promises the largest expected improvement of the best score for each GPU-second that
+it would take to the end of the trial. A trial that is running is stopped at a rung where something else comes first,
+and *thawed*, from its checkpoint, once it is its turn again.
 
 Everything here is a pure function of the study's records and of a seed. Seconds are planned ones: what a machine took
 does not decide, so that a study that was interrupted goes on as one that was not.
@@ -22,8 +23,7 @@ from search.points import Array, Params, Points
 from search.surrogate import MEAN, Observations, Surrogate
 
 DRAWN, NEIGHBOURS, LEADERS = 600, 60, 5  # recipes considered: at random; near each of the best trials
-GOING_ON = 0.6
-SHARE_OF_NEW = 1.0  # of its whole cost that a new trial takes on average: most are stopped at a rung
+GOING_ON = 0.8  # of all seconds. Rungs say little of which good trial is the best: much lower finds less, measured
 SLOPE, SLOPE_SD = 0.8, 0.4  # a priori: logits of the end's score for one standard deviation at a rung
 RUNG_VARIANCE, RUNG_WEIGHT = 0.8, 4.0  # a priori: of a score around what its rung lets expect; worth so many trials
 SIGMAS = np.linspace(-3.0, 3.0, 25)
@@ -97,7 +97,7 @@ class Policy:
         known = [trial.params for trial in self._tried]
         found = ((i, self._points.params(pool[i])) for i in np.argsort(-gain, kind="stable"))
         i, params = next((i, params) for i, params in found if params not in known)
-        cost = SHARE_OF_NEW * float(np.mean([trial.cost for trial in self._tried]))
+        cost = float(np.mean([trial.cost for trial in self._tried]))
         return Choice(params, None, float(gain[i]) / cost, float(gain[i]))
 
     def _thaw(self, i: int) -> Choice:
