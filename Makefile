@@ -17,7 +17,7 @@ help:
 	@echo "make bench-train       tokens a second and start-up against plain TRL scripts, three quarters of an hour"
 	@echo "make bench-score       scoring against lm-eval, and what a score tells, half an hour"
 	@echo "make bench-search      the search against other tools' on replayed landscapes, hours; goes on after a kill"
-	@echo "make bench-storage     a study of 10,000 trials: status, ask, start-up, dashboard, half an hour"
+	@echo "make bench-storage     a study of 10,000 trials: status, ask, start-up, dashboard"
 	@echo "make bench-gpu         on a CUDA card: memory against the plan, speed, the longest row"
 	@echo "make check      ruff, mypy --strict, import contracts"
 	@echo "make clean      removes the environment and the caches of the tools"

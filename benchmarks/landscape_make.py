@@ -1,4 +1,4 @@
-"""`make landscapes`: trains recipes of the rehearsal space to their full horizon, and keeps all that a search sees.
+"""Trains recipes of the rehearsal space to their full horizon, and keeps all that a search sees of them.
 
     python benchmarks/landscape_make.py NAME [--recipes 240] [--repeats 12]
 

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from fake_clock import FakeClock
 
 from search import attempt, launcher, neighbours
 from search.attempt import OVERDUE_S, Asked, Watching
-from search.clock import Deadline, FakeClock
+from search.clock import Deadline
 from search.errors import WorkerFailed
 from search.launcher import Worker
 from search.lease import LAPSED

@@ -6,10 +6,11 @@ import time
 from datetime import datetime
 
 import pytest
+from fake_clock import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search.clock import JUMP_S, SYSTEM, Deadline, FakeClock, left_s
+from search.clock import JUMP_S, SYSTEM, Deadline, left_s
 from search.config import next_time
 
 HOUR = 3600.0

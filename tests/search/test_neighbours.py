@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fake_clock import FakeClock
 from hypothesis import given
 from hypothesis import strategies as st
 
 from search import neighbours
-from search.clock import FakeClock
 from search.neighbours import Neighbour, Usage, usage, wait_for_room, waited_for
 
 GIB = 2**30
