@@ -7,7 +7,7 @@ READY := $(VENV)/.installed
 # One thread a test process: two busy cores and two OpenMP threads each are far slower than one.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install rehearse check test test-slow bench-rehearsal bench-train bench-score bench-search bench-gpu bench-storage clean
+.PHONY: help install rehearse check test test-slow bench-rehearsal bench-train bench-score bench-search bench-gpu bench-storage bench-horizon clean
 
 help:
 	@echo "make rehearse   the whole line on a tiny embedded model, on the CPU, in minutes"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench-score       scoring against lm-eval, and what a score tells, half an hour"
 	@echo "make bench-search      the search against other tools' on replayed landscapes, hours; goes on after a kill"
 	@echo "make bench-storage     a study of 10,000 trials: status, ask, start-up, dashboard"
+	@echo "make bench-horizon     the best learning rate by the length of the run, an hour; goes on after a kill"
 	@echo "make bench-gpu         on a CUDA card: memory against the plan, speed, the longest row"
 	@echo "make check      ruff, mypy --strict, import contracts"
 	@echo "make clean      removes the environment and the caches of the tools"
@@ -63,7 +64,7 @@ $(PEERS)/.installed: benchmarks/requirements.txt constraints.txt
 	@touch $@
 
 bench-search: $(READY) $(PEERS)/.installed
-	$(TEST_ENV) $(BIN)/python benchmarks/search_ours.py $(LANDSCAPES)
+	$(TEST_ENV) PYTHONPATH=. $(BIN)/python benchmarks/search_peers.py nightshift $(LANDSCAPES)
 	$(TEST_ENV) PYTHONPATH=. $(BIN)/python benchmarks/search_peers.py optuna $(LANDSCAPES)
 	$(TEST_ENV) PYTHONPATH=. $(PEERS)/bin/python benchmarks/search_peers.py ray $(LANDSCAPES)
 	$(TEST_ENV) PYTHONPATH=. $(PEERS)/bin/python benchmarks/search_peers.py syne $(LANDSCAPES)
@@ -71,6 +72,9 @@ bench-search: $(READY) $(PEERS)/.installed
 
 bench-storage: $(READY)
 	$(TEST_ENV) $(BIN)/python benchmarks/scale.py
+
+bench-horizon: $(READY)
+	$(TEST_ENV) PYTHONPATH=. $(BIN)/python benchmarks/horizon.py
 
 bench-gpu: $(READY)
 	$(BIN)/python benchmarks/gpu.py

@@ -275,6 +275,8 @@ def run(recipe: Recipe, prompts: Path, signals: final.Signals) -> None:
     """Train, unless an earlier start has; score the tuned and the base model, measure, and write the result."""
     os.environ.update(OMP_NUM_THREADS=str(recipe.threads), TOKENIZERS_PARALLELISM="false")  # before torch is imported
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    for name, change in FROZEN["origin"].get("changes", {}).items():
+        print(f"{name}: {change['from']:,} in the trial, {change['to']:,} here ({change['why']})")
     every_s = 60.0 * FROZEN["checkpoint_minutes"]
     base = final.train_within(
         recipe, RUN, FROZEN["device"], hours=FROZEN["hours"], checkpoint_every_s=every_s, signals=signals, show=print

@@ -2,7 +2,7 @@
 
     python benchmarks/search_curve.py LANDSCAPE ...
 
-Reads what benchmarks/search_peers.py and benchmarks/search_ours.py have kept; computes no night itself. The regret of a
+Reads what benchmarks/search_peers.py has kept; computes no night itself. The regret of a
 night at a moment is what the best recipe of the landscape is better by than the night's incumbent, in expected share of
 the sealed half's prompts followed; before any trial has ended it is what the best recipe follows.
 """
@@ -120,9 +120,14 @@ def curves(world: World, *, priors: bool) -> dict[str, Curve]:
 
 
 def same_nights(found: dict[str, Curve]) -> dict[str, Curve]:
-    """The curves of as many nights each, the first ones, so that resamples are paired by the seed."""
-    count = min(len(curve.regrets) for curve in found.values())
-    return {method: Curve(method, curve.at, curve.regrets[:count]) for method, curve in found.items()}
+    """The curves of as many nights each, the first ones, so that resamples are paired by the seed.
+
+    Those with less than half of the nights of the others, which think for long, are left out.
+    """
+    most = max(len(curve.regrets) for curve in found.values())
+    whole = {method: curve for method, curve in found.items() if 2 * len(curve.regrets) >= most}
+    count = min(len(curve.regrets) for curve in whole.values())
+    return {method: Curve(method, curve.at, curve.regrets[:count]) for method, curve in whole.items()}
 
 
 def best_peer(found: dict[str, Curve]) -> Curve:
@@ -132,10 +137,10 @@ def best_peer(found: dict[str, Curve]) -> Curve:
     return min(peers, key=lambda curve: (curve.reaches(last), curve.mean[-1]))
 
 
-def figures_of(world: World, found: dict[str, Curve]) -> list[Figure]:
-    """What was to reach on this landscape."""
+def figures_of(world: World, found: dict[str, Curve], *, priors: bool) -> list[Figure]:
+    """What was to reach on this landscape, in one form."""
     random, ours, peer = found[RANDOM], found[OURS], best_peer(found)
-    last, name = float(random.mean[-1]), world.landscape.name
+    last, name = float(random.mean[-1]), f"{world.landscape.name} {'with' if priors else 'without'} priors"
     made = []
     for other, share in ((random, OF_RANDOM), (peer, OF_BEST_PEER)):
         whose, (measured, low, high) = NAMES[other.method][0], ratio(ours, other, random)
@@ -223,20 +228,27 @@ def main(names: Sequence[str]) -> None:
             if RANDOM not in found:
                 continue
             notes += table_of(found, priors=priors)
-            if priors and OURS in found and len(found) > 2:
-                made += figures_of(world, same_nights(found))
+            if OURS in found and len(found) > 2:
+                made += figures_of(world, same_nights(found), priors=priors)
     publish("search", "Search", made, notes)
 
 
 NOTE = """![Regret against GPU-seconds](../search-regret.png)
 
 Recipes that were really trained are replayed (docs/benchmarks/landscapes.md); a night is 40 random recipes long. Regret
-is taken of what the incumbent is worth in truth, not of its score. The first table is of the form with the hand-picked
-recipes first for all; its intervals are 95 % bootstrap intervals over the nights, paired by the seed. GPU-seconds are
-those of training, probing and asking; starting up, loading and the search's own thinking are charged to nobody. A
-peer's trial trains to 1/4, 1/2 and the end, reports at each what served it best on llama-0 (see
+is taken of what the incumbent is worth in truth, not of its score. Every search comes in two forms: with the
+hand-picked recipes first, and without any. With them, the first of them is already better than what random search
+finds on its own in a night, so that whoever tries it first is at random search's last regret at once, and only the
+regret at the end tells searches apart. Intervals are 95 % bootstrap intervals over the nights, paired by the seed.
+
+GPU-seconds are those of training, probing and asking; starting up, loading and the search's own thinking are charged to
+nobody. A peer's trial trains to 1/4, 1/2 and the end, reports at each what served it best on llama-0 (see
 benchmarks/search_peers.py), pays for it, and is compared on 64 random prompts of the search half. Ray Tune's and Syne
-Tune's own schedulers and searchers decide, in loops of ours with one worker and simulated time.
+Tune's own schedulers and searchers decide, in loops of ours with one worker and simulated time. Nightshift is the study
+that the service works on, with its sampler and its pruner, without the service's processes and without the race that
+asks bad trials fewer prompts. Optuna's GPSampler, which takes 18 s a night to think, has fewer nights than the
+others and no line above; Syne Tune's ASHACQR, which takes 140 s, has none. Syne Tune's BOHB models nothing before it
+has seen more trials than a night holds, and so is its ASHA here.
 """
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""Other tools' searches on the replay landscapes, for `make bench-search`.
+"""The searches on the replay landscapes, for `make bench-search`.
 
     python benchmarks/search_peers.py FAMILY LANDSCAPE ... [--seeds 50] [--choose] [--only PEER]
 
-FAMILY is optuna (random search, too), ray or syne: ray and syne run in an environment of their own. A peer's trial is
-what a user's script around it does: it trains to the rungs of RUNGS, reports at each of them one signal, and at the end
-asks the night's 64 prompts, whose share followed is the trial's value. The script pays for the training so far and for
-what it reports: for the share of the 64 prompts followed, or for the probe's bits per byte (negative, so that larger is
-better). A tool that takes one metric for everything (Ray Tune, Syne Tune) gets its signal at the end, too, and its user
-picks the trial with the highest share at the end.
+FAMILY is nightshift, optuna (random search, too), ray or syne: ray and syne run in an environment of their own. A
+peer's trial is what a user's script around it does: it trains to the rungs of RUNGS, reports at each of them one
+signal, and at the end asks the night's 64 prompts, whose share followed is the trial's value. The script pays for the
+training so far and for what it reports: for the share of the 64 prompts followed, or for the probe's bits per byte
+(negative, so that larger is better). A tool that takes one metric for everything (Ray Tune, Syne Tune) gets its signal
+at the end, too, and its user picks the trial with the highest share at the end.
 
 Every peer has a few set-ups: the signals, and what its documentation leaves open. `--choose` prints the mean regret of
 each of them, averaged over the night, on a few seeds that the comparison does not use; the first of a peer's list is
@@ -28,7 +28,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from search_record import RUNGS, Failed, Kept, Night, Over, Params, Trial, World
+from search_record import OURS, RUNGS, Failed, Kept, Night, Over, Params, Trial, World
 
 SEEDS = 50
 CHOOSING = range(10_000, 10_012)  # seeds that set-ups are chosen on
@@ -81,6 +81,11 @@ def _setups(module: str, *which: tuple[str, Signal]) -> tuple[Setup, ...]:
 
 
 FAMILIES: dict[str, dict[str, tuple[Setup, ...]]] = {
+    "nightshift": {
+        OURS: _setups(
+            "peers_nightshift", ("percentile", "bits"), ("never", "bits"), ("hopeless", "bits"), ("median", "bits")
+        ),
+    },
     "optuna": {
         "random": _setups("peers_optuna", ("random", "none")),
         "optuna-tpe-median": _setups("peers_optuna", ("tpe_median", "followed"), ("tpe_median", "bits")),

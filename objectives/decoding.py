@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from objectives.cache import RowsLayer, joinable
 
@@ -42,17 +43,18 @@ class Decoding:
         self._mask = self._masked(width)
         self._positions = (self._mask.cumsum(-1) - 1).clamp(min=0)
         self._cache = DynamicCache(config=model.config)
+        self._optional = _optional_arguments(model)
+        self._plain = _plain_mask(model, self._cache, self._optional)
         self.joinable = joinable(self._cache)
         if self.joinable:
             self._cache.layers = [RowsLayer() for _ in self._cache.layers]
-        self._optional = _optional_arguments(model)
 
     def step(self) -> torch.Tensor:
         """The next token of every row, shape (rows,). The first call reads the prompts, later ones the newest token."""
         given = {"position_ids": self._positions, "logits_to_keep": 1}
         logits = self._model(
             input_ids=self._ids,
-            attention_mask=self._mask,
+            attention_mask=self._seen(),
             past_key_values=self._cache,
             use_cache=True,
             **{name: given[name] for name in self._optional},
@@ -100,6 +102,15 @@ class Decoding:
         """Those that hold something: not so a layer that uses the keys of another one."""
         return [layer for layer in self._cache.layers if layer.is_initialized]
 
+    def _seen(self) -> torch.Tensor:
+        """The mask to give: for one new token as attention takes it, or else transformers makes that in every step.
+
+        Where no row has a gap, transformers leaves the mask out, which is faster.
+        """
+        if self._plain and self._ids.shape[1] == 1 < self._mask.shape[1] and len(set(self._lengths)) > 1:
+            return self._mask[:, None, None].bool()
+        return self._mask
+
     def _masked(self, width: int) -> torch.Tensor:
         lengths = torch.tensor(self._lengths, device=self._model.device)
         return (torch.arange(width, device=lengths.device) >= width - lengths[:, None]).long()
@@ -127,6 +138,15 @@ def _optional_arguments(model: Any) -> list[str]:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     accepted = inspect.signature(base.forward).parameters
     return [name for name in ("position_ids", "logits_to_keep") if name in accepted]
+
+
+def _plain_mask(model: Any, cache: DynamicCache, optional: Collection[str]) -> bool:
+    """Whether a new token sees all that its row has, in every layer, and the mask serves for nothing else (windows,
+    positions, ALiBi), so that it may be given in the shape (rows, 1, 1, positions) that torch's attention takes."""
+    config = model.config.get_text_config()
+    layers = all(type(layer) is DynamicLayer for layer in cache.layers)
+    positions = "position_ids" in optional and not getattr(config, "alibi", False)
+    return layers and positions and config._attn_implementation == "sdpa"
 
 
 def decode(

@@ -97,7 +97,10 @@ class Generator:
     def encode(self, prompts: Sequence[str]) -> list[Tokens]:
         """Each prompt as the model sees it: templated, with the generation prompt, without a second BOS token."""
         texts = [render(self._tokenizer, self.chat_template, [("user", prompt)]) for prompt in prompts]
-        return [encode_text(self._tokenizer, text) for text in texts]
+        if not texts:  # of which a tokenizer makes nothing that has rows
+            return []
+        encoded = self._tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        return [list(row) for row in encoded]
 
     def _prepare(self, contexts: ExitStack, few: list[Tokens]) -> None:
         """Evaluation mode, the try on a few prompts, weights that are unpacked."""

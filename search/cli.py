@@ -23,7 +23,7 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from search import cli_models, cli_nights
-from search.cli_options import AnyStudy, StudyFile, complete_preset, gib, hours, time_of_day
+from search.cli_options import AnyStudy, StudyFile, complete_preset, complete_study, gib, hours, time_of_day
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -203,9 +203,19 @@ def start(
             show_default=False,
         ),
     ] = None,
+    earlier: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="OTHER_STUDY",
+            autocompletion=complete_study,
+            help="Begin with what was best in an earlier study, on whatever base model and data.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Search, or go on searching, until the trials, the budget or the night are over."""
-    from search import home
+    from search import home, transfer
 
     config, folder = home.study(study)
     from search import fetch as fetching
@@ -214,7 +224,8 @@ def start(
     if notice := fetching.notice(config, folder):
         _complain(notice)
     asked, budget_s = Asked(), 3600 * (budget or config.study.budget_hours)
-    ending = _search(config, folder, until or config.study.until, budget_s, asked)
+    source = transfer.find(earlier) if earlier else None
+    ending = _search(config, folder, until or config.study.until, budget_s, asked, source)
     _print(f"\n{config.study.name}: {ending}")
     if ending == STOPPED["asked"]:
         raise Interrupted(asked)
@@ -222,7 +233,9 @@ def start(
     _print(f"next: nightshift status {name}, nightshift freeze {name}, nightshift report {name}")
 
 
-def _search(config: StudyConfig, folder: Path, until: str | None, budget_s: float, asked: Asked) -> str:
+def _search(
+    config: StudyConfig, folder: Path, until: str | None, budget_s: float, asked: Asked, earlier: Path | None
+) -> str:
     from search import loop
     from search.clock import SYSTEM, Deadline
     from search.screen import Screen
@@ -238,6 +251,7 @@ def _search(config: StudyConfig, folder: Path, until: str | None, budget_s: floa
             observe=observe,
             say=screen.say,
             asked=asked,
+            earlier=earlier,
         )
 
 

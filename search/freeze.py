@@ -2,7 +2,8 @@
 
 What comes out of a database, a data set or a model is data in that literal and cannot become code: the literal is JSON
 in ASCII with every quote inside a string escaped, and the file's syntax tree is compared with the template's before it
-is written. From the trial's recipe the freeze changes `examples`, the horizon, and nothing else.
+is written. From the trial's recipe the freeze changes `examples`, the horizon, and the learning rates, which a longer
+horizon wants lower; nothing else.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import platform
 import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -25,7 +26,7 @@ from objectives.score import Measure, ObjectiveError
 from search import standing
 from search.config import ELSEWHERE, StudyConfig
 from search.errors import FreezeDiffers, NothingToFreeze, SearchError
-from search.horizon import Horizon, examples_per_second, load_seconds, stretch
+from search.horizon import Correction, Horizon, corrections, examples_per_second, load_seconds, stretch
 from search.sections import AUTO
 from storage import db, trials
 from storage.records import TrialRecord
@@ -185,9 +186,9 @@ def compose(config: StudyConfig, folder: Path) -> Json:
     objective = _objective(config)
     rows = {name: facts.rows for name, facts in inspect_sources(best.recipe.sources).items()}
     horizon = stretch(best.recipe, rows, config.final, examples_per_second(best.run), load_seconds(folder))
-    recipe = Recipe.model_validate_json(
-        json.dumps({**best.recipe.model_dump(mode="json"), "examples": horizon.examples})
-    )
+    rates = corrections(best.recipe, horizon.examples, config.final)
+    changed = {"examples": horizon.examples, **{name: rate.after for name, rate in rates.items()}}
+    recipe = Recipe.model_validate_json(json.dumps({**best.recipe.model_dump(mode="json"), **changed}))
     frozen = {
         "recipe": recipe.model_dump(mode="json"),
         "recipe_sha256": recipe.digest,
@@ -195,7 +196,7 @@ def compose(config: StudyConfig, folder: Path) -> Json:
         "device": config.machine.device,
         "hours": config.final.hours,
         "checkpoint_minutes": config.machine.checkpoint_minutes,
-        "origin": _origin(config, folder, records, best, horizon),
+        "origin": _origin(config, folder, records, best, horizon, rates),
         "versions": versions(),
     }
     return {**frozen, "sha256": digest_of(frozen)}
@@ -265,8 +266,15 @@ def versions() -> dict[str, str]:
 
 
 def _origin(
-    config: StudyConfig, folder: Path, records: Sequence[TrialRecord], best: Best, horizon: Horizon
+    config: StudyConfig,
+    folder: Path,
+    records: Sequence[TrialRecord],
+    best: Best,
+    horizon: Horizon,
+    rates: Mapping[str, Correction],
 ) -> dict[str, Any]:
+    values = origins(config, best.record)
+    values |= {name: f"{values[name]}; then corrected for the horizon" for name in rates}
     base = read_json(RunDir(folder / "runs" / "base").result)
     return {
         "how": "searched",
@@ -277,14 +285,15 @@ def _origin(
         "score": best.score.model_dump(),
         "base_score": base["score"]["prompt_strict"] if base and base.get("score") else None,
         "trials": dict(sorted(_states(records).items())),
-        "values": origins(config, best.record),
-        "changes": _changes(config, best.recipe, horizon),
+        "values": values,
+        "changes": _changes(config, best.recipe, horizon, rates),
     }
 
 
-def _changes(config: StudyConfig, recipe: Recipe, horizon: Horizon) -> Json:
+def _changes(config: StudyConfig, recipe: Recipe, horizon: Horizon, rates: Mapping[str, Correction]) -> Json:
     """What is not as it was in the trial: from what to what, and why."""
     changes: Json = {"examples": {"from": recipe.examples, "to": horizon.examples, "why": horizon.why}}
+    changes |= {name: {"from": rate.before, "to": rate.after, "why": rate.why} for name, rate in rates.items()}
     before, after = config.objective.max_new_tokens, config.final.max_new_tokens
     if before != after:
         why = "set in [final]: nobody waits for the last evaluation, and longer answers need not be cut"

@@ -1,4 +1,6 @@
-"""How far the final run goes: the measured speed times the hours that it has, and no more epochs than the data bear."""
+"""How far the final run goes: the measured speed times the hours that it has, and no more epochs than the data bear.
+And with which learning rate: a longer run wants a lower one than the trials that were short.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,8 @@ from search.sections import FinalSection
 from train.recipe import Recipe
 from train.rundir import RunDir, read_json
 
+EXPONENT = 0.15  # the best learning rate ~ steps ** -EXPONENT; cautious, no fit: docs/search.md says why
+LARGEST = 2.0  # what a learning rate is divided by at most: no further than was measured, or than a guess should reach
 SHARE_OF_TIME = 0.90  # of the allowance that the horizon is meant to fill; the rest is for what nobody foresaw
 
 
@@ -42,6 +46,38 @@ def stretch(recipe: Recipe, rows: Mapping[str, int], final: FinalSection, rate: 
         f"{by_data:,.0f}; decided by {limit}, in whole batches of {recipe.batch_size}"
     )
     return Horizon(examples, why)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """A learning rate of the trial, what it becomes in a final run that is longer, and why."""
+
+    before: float
+    after: float
+    why: str
+
+
+def corrections(recipe: Recipe, examples: int, final: FinalSection) -> dict[str, Correction]:
+    """The learning rates that a final run of `examples` changes, by the name of their field; those of the stages that
+    the recipe has. Empty where [final] turns it off, and where the run is no longer than the trial."""
+    steps = max(1, examples // recipe.batch_size)
+    divisor = divided_by(steps / recipe.steps)
+    if not final.correct_learning_rate or divisor == 1.0:
+        return {}
+    bound = f", at most {LARGEST:g}" if divisor == LARGEST else ""
+    why = (
+        f"corrected for the horizon: {steps:,} steps instead of {recipe.steps:,} want a lower one, by "
+        f"({steps / recipe.steps:.3g}) ** {EXPONENT:g}{bound}"
+    )
+    rates = {"learning_rate": recipe.learning_rate}
+    if recipe.dpo_steps:
+        rates["dpo_learning_rate"] = recipe.dpo_learning_rate
+    return {name: Correction(rate, float(f"{rate / divisor:.4g}"), why) for name, rate in rates.items()}
+
+
+def divided_by(ratio: float) -> float:
+    """What a learning rate is divided by in a run of `ratio` times the trial's steps: 1 to LARGEST."""
+    return min(LARGEST, math.pow(max(1.0, ratio), EXPONENT))
 
 
 def epoch(recipe: Recipe, rows: Mapping[str, int]) -> float:

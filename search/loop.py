@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,6 +26,7 @@ from search import (
     split,
     standing,
     survey,
+    transfer,
     view,
 )
 from search.attempt import Asked, Watching, signals
@@ -33,6 +34,7 @@ from search.clock import SYSTEM, Clock, Deadline, left_s
 from search.config import StudyConfig
 from search.errors import WorkerFailed
 from search.launcher import Worker, end_orphan
+from search.parameters import Value
 from search.study import OpenTrial, Study
 from storage import db, trials
 from storage.ledger import Attempt, BudgetExhausted, Ledger
@@ -58,16 +60,18 @@ def run(
     say: Say = lambda _: None,
     asked: Asked | None = None,
     clock: Clock = SYSTEM,
+    earlier: Path | None = None,
 ) -> str:
     """Work on the study in `folder` until it ends; returns why, in one sentence.
 
     `deadline` is the night's, or a reading of the wall clock; `budget_s` the GPU-seconds that the study may spend in
     all its nights. `say` is told, a line at a time, what the view does not show. `asked` learns by which signal it was
-    asked to stop, if it was.
+    asked to stop, if it was. `earlier` is the folder of a study whose best recipes this one is to begin with.
     Raises SearchError, RecipeError, ObjectiveError or StorageError for what a user can cause, before anything is
     written where the configuration is at fault.
     """
     found, asked = survey.survey(config), asked or Asked()
+    given = transfer.read(earlier, folder, config) if earlier else None
     with service.claim(folder) as claim, signals(asked), db.storage_errors(folder / "study.db"):
         runs = folder / "runs"
         runs.mkdir(exist_ok=True)
@@ -78,10 +82,14 @@ def run(
             ledger.abandon(attempt.id, "the service ended without closing it")
         base_run = runs / "base"
         storage = trials.open_storage(folder / "study.db")
-        study = Study.open(storage, config, found, forget=lambda: shutil.rmtree(base_run, ignore_errors=True))
+        taken = transfer.settled(folder, given, config)
+        priors = taken.priors if taken else {}
+        study = Study.open(storage, config, found, lambda: shutil.rmtree(base_run, ignore_errors=True), priors)
         write_atomic(folder / "study.toml", config.portable_text)  # not before the study has taken it
         split.keep(folder, found.search_half)  # now that it is the study's own
         claim.announce(trials_wanted=config.study.trials, budget_s=budget_s, until=until)
+        if given:
+            say(str(taken))
         night = Night(config, folder, found, study, ledger, budget_s, deadline, observe, say, asked, clock)
         try:
             claim.ending = night.work()
@@ -158,7 +166,8 @@ class Night:
 
     def _trial(self) -> str:
         """Work on the next trial until it ended; returns why the night is over, or an empty string."""
-        trial = self.study.next_trial()
+        limit = self._limit_bytes()
+        trial = self.study.next_trial(lambda params: self._fits(params, limit))
         run = RunDir(self.folder / "runs" / f"{trial.number:03d}")
         if not run.recipe_path.exists():
             run.create(space.recipe(self.config, trial.params, self.survey))
@@ -193,9 +202,17 @@ class Night:
         device, context = self.config.machine.device, plan_choice.context_bytes(self.config, self.survey)
         return plan.plan(recipe, self.survey.base, device, context)
 
+    def _limit_bytes(self) -> int | None:
+        """The memory that there is; less of it counts once a trial ran out of what the plan gave it."""
+        return faults.limit_bytes(plan_choice.limit_bytes(self.config, self.survey), self.study.records())
+
+    def _fits(self, params: Mapping[str, Value], limit: int | None) -> bool:
+        recipe = space.recipe(self.config, params, self.survey)
+        return not plan_choice.misfit(recipe, self.config, self.survey, limit)
+
     def _misfit(self, trial: OpenTrial, recipe: Recipe, planned: plan.Plan) -> str:
-        """Why the trial does not fit the memory; less of it counts once a trial ran out of what the plan gave it."""
-        limit = faults.limit_bytes(plan_choice.limit_bytes(self.config, self.survey), self.study.records())
+        """Why the trial does not fit the memory."""
+        limit = self._limit_bytes()
         if limit is not None:
             self.study.constrain(trial, planned.peak_bytes / limit - 1.0)
         return plan_choice.misfit(recipe, self.config, self.survey, limit)

@@ -47,7 +47,7 @@ def note(params: Mapping[str, Value], prior: str, plan: Plan, result: Json, samp
     """Markdown: recipe, plan, rungs, scores with standard errors, and three generations."""
     parts = [
         f"### {result['outcome'].capitalize()}" + (f": {result['reason']}" if result.get("reason") else ""),
-        _table(("hyperparameter", "value"), list(params.items())) + (f"\n\nHand-picked: *{prior}*" if prior else ""),
+        _table(("hyperparameter", "value"), list(params.items())) + (f"\n\nPrior: *{prior}*" if prior else ""),
         "#### Plan\n"
         + _table(
             ("what", "planned", "measured"),

@@ -49,6 +49,11 @@ class Points:
         """The places of a recipe; 0.5 for what it does not name."""
         return np.array([_place(parameter, params.get(name)) for name, parameter in self._space.items()])
 
+    def with_fixed(self, places: Array, fixed: Mapping[str, Value]) -> Array:
+        """The places of recipes, shape (recipes, parameters), moved to where these parameters have these values."""
+        given = np.array([name in fixed for name in self._names], dtype=bool)
+        return np.where(given, self.places(fixed), places)
+
     def params(self, places: Array) -> Params:
         """The recipe at these places, without what does not matter to it."""
         found: Params = {}

@@ -1,18 +1,13 @@
-"""What to do next with the GPU: a new recipe, or more of a trial that was stopped at a rung.
+"""Which recipe to try next: the one whose expected improvement on the best is largest.
 
-Every trial is judged by what it will probably score at the end (search.surrogate), from its recipe and its last rung.
-A fixed share of all GPU-seconds goes to going on with trials beyond their first rung, the rest to new recipes up to it.
-Of either kind, that is done which promises the largest expected improvement of the best score for each GPU-second that
-it would take to the end of the trial. A trial that is running is stopped at a rung where something else comes first,
-and *thawed*, from its checkpoint, once it is its turn again.
-
-Everything here is a pure function of the study's records and of a seed. Seconds are planned ones: what a machine took
-does not decide, so that a study that was interrupted goes on as one that was not.
+Every trial is judged by what it will probably score at the end (search.surrogate), from its recipe and from its score
+or, where it was stopped at a rung, from its last rung. Everything here is a pure function of the study's records and of
+a seed, so that a study that was interrupted goes on as one that was not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,87 +18,64 @@ from search.points import Array, Params, Points
 from search.surrogate import MEAN, Observations, Surrogate
 
 DRAWN, NEIGHBOURS, LEADERS = 600, 60, 5  # recipes considered: at random; near each of the best trials
-GOING_ON = 0.8  # of all seconds. Rungs say little of which good trial is the best: much lower finds less, measured
 SLOPE, SLOPE_SD = 0.8, 0.4  # a priori: logits of the end's score for one standard deviation at a rung
 RUNG_VARIANCE, RUNG_WEIGHT = 0.8, 4.0  # a priori: of a score around what its rung lets expect; worth so many trials
 SIGMAS = np.linspace(-3.0, 3.0, 25)
+NEWEST, BEST = 80, 40  # trials that are reckoned with, at most: more are seconds, and tell little more
+Fits = Callable[[Params], bool]
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A trial so far.
-
-    `bits` by fraction of the horizon. `score`: (share of prompts followed, prompts) at the end, None before it.
-    `cost`: planned seconds of the whole trial. `thawable`: it was stopped at a rung, and can go on from there.
-    """
+    """A trial that ended. `bits` by fraction of the horizon. `score`: (share of prompts followed, prompts) at the end,
+    None for one that was stopped at a rung."""
 
     number: int
     params: Mapping[str, Value]
     bits: Mapping[float, float]
     score: tuple[float, int] | None
-    cost: float
-    thawable: bool = False
 
     @property
     def reached(self) -> float:
         """The fraction of the horizon that it was trained for."""
         return 1.0 if self.score else max(self.bits, default=0.0)
 
-    @property
-    def first(self) -> float:
-        """Its first rung."""
-        return min(self.bits, default=0.0)
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Either a new recipe, `params`, or more of the trial `thaw`; and what it promises: points a planned second."""
-
-    params: Params | None
-    thaw: int | None
-    worth: float
-    improvement: float
-
 
 class Policy:
-    """What the trials of a study say; they have seen at least one rung or one score."""
+    """What the trials of a study say; at least one has seen a rung or a score."""
 
     def __init__(self, points: Points, tried: Sequence[Tried]) -> None:
         self._points = points
-        self._tried = [trial for trial in tried if trial.bits or trial.score]
+        self._known = [trial.params for trial in tried]
+        self._tried = _telling(tried)
         self._y, self._noise = _expected(self._tried)
         self._places = np.array([points.places(trial.params) for trial in self._tried])
         self._surrogate = Surrogate(Observations(points.coordinates(self._places), self._y, self._noise))
-        self._mean, self._sd = self._surrogate.of_trials()
+        self._mean, _ = self._surrogate.of_trials()
         done = [m for m, trial in zip(self._mean, self._tried, strict=True) if trial.score]
         self._best = float(_share(np.array(max(done, default=MEAN - 1.0))))
 
-    def next(self, seed: Sequence[int]) -> Choice:
-        """The best thing to do: the thaw that promises most, or the new recipe that does."""
-        thaws = [self._thaw(i) for i, trial in enumerate(self._tried) if trial.thawable]
-        looking = sum(trial.cost * min(trial.reached, trial.first) for trial in self._tried)
-        going_on = sum(trial.cost * max(0.0, trial.reached - trial.first) for trial in self._tried)
-        if thaws and going_on < GOING_ON * (looking + going_on):
-            return max(thaws, key=lambda choice: choice.worth)
-        return self.new(seed)
+    def new(self, seed: Sequence[int], fixed: Mapping[str, Value], fits: Fits = lambda _: True) -> Params:
+        """The recipe with the largest expected improvement among those that fit and were not tried.
 
-    def new(self, seed: Sequence[int]) -> Choice:
-        """The new recipe with the largest expected improvement."""
+        `fixed` are parameters that it has to have. Where none of those considered will do, the most promising of all.
+        """
         rng = np.random.default_rng([*seed])
         leaders = np.argsort(-self._mean, kind="stable")[:LEADERS]
         near = [self._points.near(self._places[i], NEIGHBOURS, rng) for i in leaders]
-        pool = np.concatenate([self._points.draw(DRAWN, rng), *near])
+        pool = self._points.with_fixed(np.concatenate([self._points.draw(DRAWN, rng), *near]), fixed)
         gain = _improvement(*self._surrogate.fresh(self._points.coordinates(pool)), self._best)
-        known = [trial.params for trial in self._tried]
-        found = ((i, self._points.params(pool[i])) for i in np.argsort(-gain, kind="stable"))
-        i, params = next((i, params) for i, params in found if params not in known)
-        cost = float(np.mean([trial.cost for trial in self._tried]))
-        return Choice(params, None, float(gain[i]) / cost, float(gain[i]))
+        found = [self._points.params(pool[i]) for i in np.argsort(-gain, kind="stable")]
+        return next((params for params in found if params not in self._known and fits(params)), found[0])
 
-    def _thaw(self, i: int) -> Choice:
-        trial = self._tried[i]
-        gain = float(_improvement(self._mean[i : i + 1], self._sd[i : i + 1], self._best)[0])
-        return Choice(None, trial.number, gain / ((1.0 - trial.reached) * trial.cost), gain)
+
+def _telling(tried: Sequence[Tried]) -> list[Tried]:
+    """Those that a rung or a score tells something of; of many, the newest and the best."""
+    found = [trial for trial in tried if trial.bits or trial.score]
+    if len(found) <= NEWEST + BEST:
+        return found
+    older = sorted(found[:-NEWEST], key=lambda trial: (-trial.score[0] if trial.score else 0.0, trial.number))[:BEST]
+    return sorted(older, key=lambda trial: trial.number) + found[-NEWEST:]
 
 
 def _expected(tried: Sequence[Tried]) -> tuple[Array, Array]:

@@ -193,7 +193,7 @@ def _columns(view: StudyView, shown: Sequence[TrialView]) -> list[tuple[int, Col
     columns.append((1, Column("score", [_score(t) for t in shown])))
     columns.append((3, Column("GPU", [duration(t.gpu_seconds) if t.gpu_seconds else "" for t in shown])))
     if any(t.prior for t in shown):
-        columns.append((3 + 5, Column("by hand", [t.prior for t in shown], right=False)))
+        columns.append((3 + 5, Column("prior", [t.prior for t in shown], right=False)))
     return columns
 
 

@@ -101,11 +101,12 @@ class PrunerSection(Frozen):
 
 
 class FinalSection(Frozen):
-    """[final]: what the frozen recipe may use."""
+    """[final]: what the frozen recipe may use, and whether its learning rates are lowered for its longer horizon."""
 
     hours: Annotated[float, Field(gt=0.0, le=24.0)] = 24.0
     max_epochs: Positive = 3.0
     max_new_tokens: Count = 1280
+    correct_learning_rate: bool = True
 
 
 class Prior(Frozen):

@@ -14,6 +14,7 @@ from search.parameters import WEIGHT, Choice, IntRange, Parameter, Value, condit
 from train.recipe import Base, PromptFile, Recipe, Source
 
 if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
     from optuna.trial import BaseTrial
 
     from search.survey import Survey
@@ -92,6 +93,21 @@ def _source(source: Source, params: Mapping[str, Value], survey: Survey | None) 
         known["sha256"] = facts.sha256
         known["filters"] |= {"overlap_with": facts.overlap_with}
     return Source(**known)
+
+
+def optuna_distributions(config: StudyConfig) -> dict[str, BaseDistribution]:
+    """The distribution of every parameter, as `suggest` tells Optuna of it."""
+    return {name: _distribution(parameter) for name, parameter in config.space.items()}
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    if isinstance(parameter, Choice):
+        return CategoricalDistribution(parameter.choices)
+    if isinstance(parameter, IntRange):
+        return IntDistribution(parameter.low, parameter.high, step=parameter.step or 1, log=parameter.log)
+    return FloatDistribution(parameter.low, parameter.high, step=parameter.step, log=parameter.log)
 
 
 def distributions(config: StudyConfig) -> dict[str, dict[str, Any]]:

@@ -22,13 +22,16 @@ from search import space, split
 from search.config import PrunerSection, StudyConfig
 from search.errors import StudyChanged
 from search.parameters import Value
+from search.points import Points
+from search.policy import Fits
+from search.sampler import PolicySampler
 from search.survey import Survey
+from search.transfer import PREFIX
 from storage import trials
 from storage.records import TrialRecord
 from train.planning.plan import SourceFacts
 from train.recipe import Source
 
-STARTUP_TRIALS = 6  # random or prior recipes before the sampler models anything
 IDENTITY = "nightshift:identity"
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -50,6 +53,7 @@ class Study:
     def __init__(self, study: optuna.Study, config: StudyConfig) -> None:
         self.optuna = study
         self._config = config
+        self._points = Points(config.space, config.recipe)
         self._finished: dict[int, TrialRecord] = {}
 
     @classmethod
@@ -59,34 +63,39 @@ class Study:
         config: StudyConfig,
         survey: Survey,
         forget: Callable[[], None] = lambda: None,
+        earlier: Mapping[str, dict[str, Value]] | None = None,
     ) -> Study:
-        """Create the study or load it, refuse one whose space, direction, model or data differ, enqueue its priors.
+        """Create the study or load it, refuse one whose space, direction, model or data differ, enqueue its priors and
+        then what `earlier` has by name (see search.transfer).
 
         Until a trial begins, all of that may change: the study is made anew, once `forget` has removed what was scored
         for the old one (before the database changes, so that a kill between the two loses nothing).
         """
         now, study = identity(config, survey), _created(storage, config)
-        if study.user_attrs.get(IDENTITY, now) != now and not _begun(study):
-            forget()
+        changed = study.user_attrs.get(IDENTITY, now) != now
+        if (changed or _from_elsewhere(study, earlier or {})) and not _begun(study):
+            if changed:
+                forget()
             optuna.delete_study(study_name=config.study.name, storage=storage)  # it holds nothing but queued priors
             study = _created(storage, config)
         opened = cls(study, config)
         opened._check_identity(now)
         with _experimental():  # set without a look, which would read the notes of all trials
             study.set_metric_names(["IFEval prompts followed, strict"])
-        opened._enqueue_priors()
+        opened._enqueue_priors(earlier or {})
         return opened
 
-    def next_trial(self) -> OpenTrial:
+    def next_trial(self, fits: Fits = lambda _: True) -> OpenTrial:
         """The interrupted trial with the lowest number, or a new one from the queue or the sampler.
 
-        The sampler is made anew for every trial, from the study's seed and the trial's number, so that a study which
-        was killed suggests what an uninterrupted one does.
+        The sampler passes over recipes that do not fit. It is made anew for every trial, from the study's seed and the
+        trial's number, so that a study which was killed suggests what an uninterrupted one does.
         """
         trials = self.optuna.get_trials(deepcopy=False)
         running = next((t for t in trials if t.state == TrialState.RUNNING), None)
         number = running.number if running else sum(t.state != TrialState.WAITING for t in trials)
-        self.optuna.sampler = sampler(self._config.study.seed, number)
+        seed = (self._config.study.seed, number)
+        self.optuna.sampler = PolicySampler(self._points, space.optuna_distributions(self._config), seed, fits)
         handle = optuna.Trial(self.optuna, running._trial_id) if running else self.optuna.ask()
         params = space.suggest(handle, self._config)
         return OpenTrial(handle.number, params, str(handle.user_attrs.get("prior", "")), handle)
@@ -147,11 +156,11 @@ class Study:
                 + _difference(before, now)
             )
 
-    def _enqueue_priors(self) -> None:
+    def _enqueue_priors(self, earlier: Mapping[str, dict[str, Value]]) -> None:
         present = {t.user_attrs.get("prior") for t in self.optuna.get_trials(deepcopy=False)}
-        for prior in self._config.prior:
-            if prior.name not in present:
-                self.optuna.enqueue_trial(dict(prior.params), user_attrs={"prior": prior.name})
+        for name, params in ({prior.name: prior.params for prior in self._config.prior} | dict(earlier)).items():
+            if name not in present:
+                self.optuna.enqueue_trial(dict(params), user_attrs={"prior": name})
 
 
 def _created(storage: optuna.storages.BaseStorage, config: StudyConfig) -> optuna.Study:
@@ -168,15 +177,11 @@ def _begun(study: optuna.Study) -> bool:
     return any(trial.state != TrialState.WAITING for trial in study.get_trials(deepcopy=False))
 
 
-def sampler(seed: int, number: int) -> optuna.samplers.TPESampler:
-    """TPE for trial `number`: multivariate, with conditional parameters in groups of their own."""
-    with _experimental():  # `group` is
-        return optuna.samplers.TPESampler(
-            seed=(seed * 1_000_003 + number) % 2**32,
-            n_startup_trials=STARTUP_TRIALS,
-            multivariate=True,
-            group=True,
-        )
+def _from_elsewhere(study: optuna.Study, earlier: Mapping[str, dict[str, Value]]) -> bool:
+    """Whether a recipe is queued that came from another study, and is none of those."""
+    waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+    queued = {str(t.user_attrs.get("prior", "")): t.system_attrs.get("fixed_params") for t in waiting}
+    return any(name.startswith(PREFIX) and params != earlier.get(name) for name, params in queued.items())
 
 
 @contextmanager

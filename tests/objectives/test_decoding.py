@@ -90,6 +90,18 @@ def test_rows_that_join_a_batch_are_continued_as_if_alone(
     assert len({len(row) for row in alone}) > 2
 
 
+@pytest.mark.parametrize(("architecture", "axes"), [("qwen2", 4), ("mistral-window-8", 2)])
+def test_a_mask_is_made_for_attention_only_where_a_new_token_sees_its_whole_row(architecture: str, axes: int) -> None:
+    model, given = tiny(architecture), []
+    model.register_forward_pre_hook(lambda _, __, kw: given.append(kw["attention_mask"].dim()), with_kwargs=True)
+    with evaluating(model):
+        for rows in ([[5, 6, 7], [8]], [[5, 6], [7, 8]]):  # the second ones have no gap
+            batch = Decoding(model, rows)
+            batch.step()
+            batch.step()
+    assert given == [2, axes, 2, 2]
+
+
 def test_prompts_that_are_read_in_groups_are_continued_as_if_alone(
     llama: LlamaForCausalLM, generator: Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

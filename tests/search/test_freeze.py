@@ -43,14 +43,16 @@ def best_number(folder: Path) -> int:
     return int(freeze.constant(folder / "final_run.py")["origin"]["trial"])
 
 
-def test_the_best_trial_is_frozen_and_only_its_horizon_changes(study: tuple[Any, Path]) -> None:
+def test_the_best_trial_is_frozen_and_only_its_horizon_and_learning_rate_change(study: tuple[Any, Path]) -> None:
     config, folder = study
     path = freeze.freeze(config, folder)
     frozen = freeze.constant(path)
 
     number = frozen["origin"]["trial"]
     trial, final = RunDir(folder / "runs" / f"{number:03d}").recipe(), recipe_in(frozen)
-    assert final.model_copy(update={"examples": trial.examples}) == trial
+    assert final.examples > trial.examples
+    rates = {name: getattr(trial, name) for name in ("learning_rate", "dpo_learning_rate")}
+    assert final.model_copy(update={"examples": trial.examples, **rates}) == trial
     assert frozen["recipe_sha256"] == final.digest
     assert frozen["origin"]["recipe_sha256"] == trial.digest
     assert frozen["origin"]["trials"] == {"complete": 3, "failed": 1, "pruned": 1}
@@ -70,6 +72,26 @@ def test_every_value_says_where_it_comes_from(study: tuple[Any, Path]) -> None:
     assert values["schedule"] == "default"
     assert values["rank"].startswith("searched, one of 2, 4, 8")
     assert values["weight.chat"] == "searched, 0 to 1"
+
+
+def test_a_lower_learning_rate_says_from_what_to_what_and_why(study: tuple[Any, Path]) -> None:
+    config, folder = study
+    frozen = freeze.constant(freeze.freeze(config, folder))
+    trial = RunDir(folder / "runs" / f"{frozen['origin']['trial']:03d}").recipe()
+    change = frozen["origin"]["changes"]["learning_rate"]
+    assert change["from"] == trial.learning_rate
+    assert change["to"] == recipe_in(frozen).learning_rate < trial.learning_rate
+    assert change["why"].startswith("corrected for the horizon: ")
+    assert frozen["origin"]["values"]["learning_rate"].endswith("; then corrected for the horizon")
+
+
+def test_final_can_keep_the_learning_rate(study: tuple[Any, Path]) -> None:
+    config, folder = study
+    final = config.final.model_copy(update={"correct_learning_rate": False})
+    path = freeze.freeze(config.model_copy(update={"final": final}), folder)
+    assert freeze.constant(path)["origin"]["changes"].keys() <= {"examples", "max_new_tokens"}
+    with pytest.raises(FreezeDiffers, match=r"recipe\.learning_rate: "):
+        freeze.check(config, folder)
 
 
 def test_a_prior_is_named_only_for_what_it_gave(made: made_study.MadeStudy) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.errors import SearchError
-from search.horizon import epoch, examples_per_second, load_seconds, stretch
+from search.horizon import LARGEST, corrections, divided_by, epoch, examples_per_second, load_seconds, stretch
 from search.sections import FinalSection
 from train.recipe import Base, Probe, Recipe, Source
 from train.rundir import RunDir, write_json
@@ -86,6 +86,33 @@ def test_a_horizon_is_whole_batches_and_within_its_limits(
     if examples > trial.examples:
         assert examples <= epochs * epoch(trial, ROWS) + 1e-6
         assert examples / rate + load_s <= 3600 * hours
+
+
+@given(st.floats(1e-3, 1e6), st.floats(1e-3, 1e6))
+def test_a_longer_run_never_wants_a_higher_rate_nor_one_beyond_the_bound(one: float, other: float) -> None:
+    shorter, longer = sorted((one, other))
+    assert 1.0 <= divided_by(shorter) <= divided_by(longer) <= LARGEST
+
+
+def test_both_stages_are_corrected_by_the_steps_that_they_gain() -> None:
+    trial = recipe(learning_rate=1e-3, dpo_learning_rate=1e-5, dpo_share=0.2)
+    found = corrections(trial, 640, FinalSection())
+    assert {name: c.before for name, c in found.items()} == {"learning_rate": 1e-3, "dpo_learning_rate": 1e-5}
+    assert all(c.after == pytest.approx(c.before / divided_by(4.0), rel=1e-3) for c in found.values())
+    assert "40 steps instead of 10 want a lower one, by (4) **" in found["learning_rate"].why
+
+
+def test_without_dpo_its_rate_stays() -> None:
+    assert corrections(recipe(), 640, FinalSection()).keys() == {"learning_rate"}
+
+
+def test_a_bounded_correction_says_so() -> None:
+    assert f", at most {LARGEST:g}" in corrections(recipe(), 160 * 10**6, FinalSection())["learning_rate"].why
+
+
+def test_nothing_is_corrected_where_it_is_off_or_the_run_is_no_longer() -> None:
+    assert corrections(recipe(), 640, FinalSection(correct_learning_rate=False)) == {}
+    assert corrections(recipe(), 160, FinalSection()) == {}
 
 
 def test_the_rate_is_that_of_the_whole_run_without_downtime(tmp_path: Path) -> None:

@@ -1,0 +1,68 @@
+"""Nightshift's own search for `make bench-search`: the study that the service works on (search.study), on Optuna's
+storage in memory, with its sampler and its pruner.
+
+The loop around it, with its database on disk, ledger and processes, is not a part of this; nor is the race that asks
+bad trials fewer prompts.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import optuna
+from search_record import Params
+
+from search.config import PrunerSection, StudyConfig
+from search.study import OpenTrial, Study, pruner
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+
+
+class Nightshift:
+    """A study, asked and told as search.loop does."""
+
+    one_metric = False
+    trial: OpenTrial
+
+    def __init__(self, config: StudyConfig, section: PrunerSection, seed: int, *, priors: bool) -> None:
+        study = optuna.create_study(direction="maximize", pruner=pruner(section))
+        for prior in config.prior if priors else ():
+            study.enqueue_trial(dict(prior.params), user_attrs={"prior": prior.name})
+        seeded = config.study.model_copy(update={"seed": seed})
+        self.study = Study(study, config.model_copy(update={"study": seeded}))
+
+    def suggest(self) -> Params:
+        """The next trial's parameters."""
+        self.trial = self.study.next_trial()
+        return self.trial.params
+
+    def report(self, fraction: float, value: float) -> bool:
+        """Whether the trial may go on after this rung."""
+        return self.study.report(self.trial, fraction, -value)
+
+    def stopped(self) -> None:
+        """The trial was stopped at a rung."""
+        self.study.prune(self.trial)
+
+    def complete(self, value: float) -> None:
+        """The trial's final value."""
+        self.study.complete(self.trial, value)
+
+    def failed(self) -> None:
+        """The trial failed."""
+        self.study.fail(self.trial, "its loss is not finite")
+
+
+def _with(section: PrunerSection) -> Callable[..., Nightshift]:
+    def made(config: StudyConfig, seed: int, *, priors: bool) -> Nightshift:
+        return Nightshift(config, section, seed, priors=priors)
+
+    return made
+
+
+never = _with(PrunerSection(kind="none"))
+percentile = _with(PrunerSection(kind="percentile", percentile=70.0, startup_trials=6))
+hopeless = _with(PrunerSection(kind="percentile", percentile=90.0, startup_trials=6))
+median = _with(PrunerSection(kind="median"))
