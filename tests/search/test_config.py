@@ -409,13 +409,20 @@ def test_every_key_is_found_on_its_line(entries: list[tuple[str, str, str]]) -> 
 JUNK = st.sampled_from(['""', "nan", "-1", "true", "[]", "{}", "1e400", "1979-05-27", "[[1]]", '"\\u0000"', "9" * 400])
 
 
+def _aside(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder above no other test's: a study.toml is looked for in the folders above, too."""
+    folder = tmp_path_factory.getbasetemp() / "junk"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 @settings(max_examples=150, deadline=None)
 @given(number=st.integers(0, len(LINES) - 1), junk=JUNK)
 def test_any_value_gives_a_study_or_one_clear_error(
     tmp_path_factory: pytest.TempPathFactory, number: int, junk: str
 ) -> None:
     key, equals, _ = LINES[number].partition(" = ")
-    path = write(tmp_path_factory.getbasetemp(), (LINES[number], f"{key} = {junk}" if equals else LINES[number]))
+    path = write(_aside(tmp_path_factory), (LINES[number], f"{key} = {junk}" if equals else LINES[number]))
     said = ""
     try:
         config.load(path)
@@ -427,7 +434,7 @@ def test_any_value_gives_a_study_or_one_clear_error(
 @settings(max_examples=60, deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_give_one_clear_error(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
-    path = tmp_path_factory.getbasetemp() / "junk.toml"
+    path = _aside(tmp_path_factory) / "junk.toml"
     path.write_bytes(data)
     with pytest.raises(ConfigError):
         config.load(path)
