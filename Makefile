@@ -7,7 +7,7 @@ READY := $(VENV)/.installed
 # One thread a test process: two busy cores and two OpenMP threads each are far slower than one.
 TEST_ENV := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
-.PHONY: help install rehearse check test test-slow bench-rehearsal bench-train bench-score bench-search bench-gpu bench-storage bench-horizon clean
+.PHONY: help install rehearse check test test-slow bench-rehearsal bench-train bench-score bench-search bench-gpu bench-storage bench-nights bench-horizon clean
 
 help:
 	@echo "make rehearse   the whole line on a tiny embedded model, on the CPU, in minutes"
@@ -18,6 +18,7 @@ help:
 	@echo "make bench-score       scoring against lm-eval, and what a score tells, half an hour"
 	@echo "make bench-search      the search against other tools' on replayed landscapes, hours; goes on after a kill"
 	@echo "make bench-storage     a study of 10,000 trials: status, ask, start-up, dashboard"
+	@echo "make bench-nights      three nights with power cuts, 200 times, on a replayed landscape, hours; goes on after a kill"
 	@echo "make bench-horizon     the best learning rate by the length of the run, an hour; goes on after a kill"
 	@echo "make bench-gpu         on a CUDA card: memory against the plan, speed, the longest row"
 	@echo "make check      ruff, mypy --strict, import contracts"
@@ -72,6 +73,9 @@ bench-search: $(READY) $(PEERS)/.installed
 
 bench-storage: $(READY)
 	$(TEST_ENV) $(BIN)/python benchmarks/scale.py
+
+bench-nights: $(READY)
+	$(TEST_ENV) PYTHONPATH=. $(BIN)/python benchmarks/nights.py
 
 bench-horizon: $(READY)
 	$(TEST_ENV) PYTHONPATH=. $(BIN)/python benchmarks/horizon.py

@@ -1,9 +1,9 @@
 """`make bench-score`: what a score costs, against lm-eval on the same models, prompts and answers; and what it tells.
 
 Seconds are those of one thread, generation and checking together, without loading; so other work on the machine changes
-them little. lm-eval gets the batch size that suits it best; its bootstrap of standard errors is left out, and its
-language detection is seeded as ours is. Takes half an hour. NIGHTSHIFT_SHARED names the folder that holds
-data/ with published prompts and responses; what needs them is left out where it is not set.
+them little; the arms take turns. lm-eval gets the batch size that suits it best; its bootstrap of standard errors is
+left out, and its language detection is seeded as ours is. Takes half an hour. NIGHTSHIFT_SHARED names the folder that
+holds data/ with published prompts and responses; what needs them is left out where it is not set.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", TOKENIZERS_PARALLELISM="false")
@@ -124,8 +125,7 @@ def continuous_batching(work: Work) -> Scored:
 def against_continuous_batching(work: Work) -> Figure:
     """Whether transformers' continuous batching is any faster."""
     batch = max(batch for batch in work.batches if isinstance(batch, int))
-    mine = _repeated(work, lambda: ours(work, batch, decided_rows=False))
-    theirs = _repeated(work, lambda: continuous_batching(work))
+    mine, theirs = _in_turn(work, [lambda: ours(work, batch, decided_rows=False), lambda: continuous_batching(work)])
     same = sum(a == b for a, b in zip(mine.texts, theirs.texts, strict=True))
     figure = Figure(
         f"{work.name}, whole answers: seconds against transformers' generate_batch",
@@ -140,22 +140,24 @@ def against_continuous_batching(work: Work) -> Figure:
 
 def figures_of(work: Work) -> list[Figure]:
     """Our seconds, with whole answers and with decided rows that stop, against those of lm-eval's best batch size."""
-    peers = {batch: _repeated(work, lambda batch=batch: lm_eval(work, batch)) for batch in work.batches}
-    best = min((batch for batch in peers if batch != "auto"), key=lambda batch: peers[batch].seconds)
+    batches = [batch for batch in work.batches if isinstance(batch, int)]
+    arms = [
+        *(partial(lm_eval, work, batch) for batch in work.batches),
+        *(partial(ours, work, batch, decided_rows=on) for on in (False, True) for batch in batches),
+    ]
+    scored = _in_turn(work, arms)
+    peers = dict(zip(work.batches, scored, strict=False))
+    whole, decided_rows = (scored[start : start + len(batches)] for start in (len(peers), len(peers) + len(batches)))
+    best: int | str = min(batches, key=lambda batch: peers[batch].seconds)
     found = []
-    for how, decided_rows in (("whole answers", False), ("decided rows stop", True)):
-        mine = {
-            batch: _repeated(work, lambda batch=batch, on=decided_rows: ours(work, batch, decided_rows=on))
-            for batch in work.batches
-            if isinstance(batch, int)
-        }
-        fastest = min(mine, key=lambda batch: mine[batch].seconds)
-        same = _same(mine[fastest], peers[best], texts=not decided_rows)
-        for peer in [best, *(["auto"] if "auto" in peers else [])]:
-            ratio = mine[fastest].seconds / peers[peer].seconds
+    for how, mine in (("whole answers", whole), ("decided rows stop", decided_rows)):
+        batch, fastest = min(zip(batches, mine, strict=True), key=lambda one: one[1].seconds)
+        same = _same(fastest, peers[best], texts=mine is whole)
+        for peer in [best, *(key for key in peers if key == "auto")]:
+            ratio = fastest.seconds / peers[peer].seconds
             figure = Figure(
-                f"{work.name}, {how}: seconds, batch {fastest}, against lm-eval's batch {peer}",
-                f"{mine[fastest].seconds:.2f} s, {ratio:.2f} of the peer's; {same}",
+                f"{work.name}, {how}: seconds, batch {batch}, against lm-eval's batch {peer}",
+                f"{fastest.seconds:.2f} s, {ratio:.2f} of the peer's; {same}",
                 f"{peers[peer].seconds:.2f} s",
                 "at most 0.33, same verdicts",
                 ratio <= AT_MOST and "differ" not in same,
@@ -165,9 +167,13 @@ def figures_of(work: Work) -> list[Figure]:
     return found
 
 
-def _repeated(work: Work, arm: Callable[[], Scored]) -> Scored:
-    """The median of the seconds over the turns; answers are the same each time."""
-    runs = [arm() for _ in range(work.turns)]
+def _in_turn(work: Work, arms: Sequence[Callable[[], Scored]]) -> list[Scored]:
+    """Each arm's median seconds over the turns; in a turn the arms run one after the other."""
+    turns = [[arm() for arm in arms] for _ in range(work.turns)]
+    return [_median(runs) for runs in zip(*turns, strict=True)]
+
+
+def _median(runs: Sequence[Scored]) -> Scored:
     assert all((run.texts, run.strict) == (runs[0].texts, runs[0].strict) for run in runs)
     return Scored(statistics.median(run.seconds for run in runs), runs[0].texts, runs[0].strict)
 

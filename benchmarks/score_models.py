@@ -46,7 +46,7 @@ def rehearsal(folder: Path) -> Work:
     recipe = _good_recipe(world)
     base = load_base(recipe.base, 1, "cpu")
     trained = train.loop.train(recipe, RunDir(folder / "run"), base, rungs=())
-    return Work("rehearsal model", trained.model, base.tokenizer, world.prompts, 64, (64, 144, 288, "auto"), 3)
+    return Work("rehearsal model", trained.model, base.tokenizer, world.prompts, 64, (64, 144, 288, "auto"), 5)
 
 
 def _good_recipe(world: World) -> Recipe:
@@ -86,7 +86,7 @@ def middle(folder: Path, prompts: Path, texts: Sequence[str]) -> list[Work]:
         model = transformers.Qwen2ForCausalLM(shape).eval()
         model.generation_config.eos_token_id = ends
         title = f"Qwen2 of 30 M, {len(spaced)} of {len(lines)} prompts, {MIDDLE_CAP} tokens, {name}"
-        works.append(Work(title, model, tokenizer, chosen, MIDDLE_CAP, (32, 96), 1))
+        works.append(Work(title, model, tokenizer, chosen, MIDDLE_CAP, (32, 96), 2))
     return works
 
 

@@ -106,15 +106,15 @@ def fixed_world() -> Iterator[None]:
     """Seeds language detection, and silences the log's line for every answer without a language. Leaves that, and the
     state of `random`, as it was."""
     log, factory = logging.getLogger(instructions.__name__), langdetect.detector_factory
-    before = random.getstate(), factory._factory, log.level
+    before = random.getstate(), factory._factory, log.disabled
     factory._factory = _languages()
-    log.setLevel(logging.CRITICAL)
+    log.disabled = True  # a new level would empty every logger's cache, as often as this is entered
     try:
         yield
     finally:
         random.setstate(before[0])
         factory._factory = before[1]
-        log.setLevel(before[2])
+        log.disabled = before[2]
 
 
 @functools.cache

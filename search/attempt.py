@@ -12,7 +12,7 @@ from typing import Protocol
 
 from search import budget, faults, neighbours
 from search.clock import SYSTEM, Clock, Deadline, left_s
-from search.launcher import Worker
+from search.launcher import Process
 from search.lease import LAPSED
 from search.silence import HANG_S, Silence
 from search.worker import OTHER_BASE
@@ -75,7 +75,7 @@ class Watching:
     """
 
     run: RunDir
-    worker: Worker
+    worker: Process
     ledger: Ledger
     attempt: Attempt
     limit_s: float

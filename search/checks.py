@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from search.parameters import WEIGHT, Choice, Condition, Parameter, Value, condition, field_of
-from search.sections import AUTO, Prior
+from search.sections import AUTO, FinalSection, Prior
 from search.studyfile import Loc, StudyFile, nearest, spelled
+from train.licences import BASE
 from train.recipe import Probe, Source
 
 _SEARCH_THAT = "search that too, or leave this out"
@@ -49,6 +50,17 @@ def check(
             ("recipe", "uncheckpointed_layers"),
             "it changes nothing: no layer is checkpointed; set gradient_checkpointing = true, or leave this out",
         )
+
+
+def check_licences(file: StudyFile, data: tuple[Source, ...], final: FinalSection | None) -> None:
+    """Note licences in [final] of what the study has not, and a data source that has the base model's name there."""
+    names = [BASE, *(source.name for source in data)]
+    for number, name in enumerate(names[1:]):
+        if name == BASE:
+            file.add(("data", number, "name"), f"{BASE} is what the base model is called; name the data otherwise")
+    for name in final.licences if final else ():
+        if name not in names:
+            file.add(("final", "licences", name), f"no data source has this name; {nearest(name, names)}")
 
 
 def values(name: str, fixed: Fixed, space: Space) -> tuple[Value, ...]:

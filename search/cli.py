@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import gc
 import json
 import shlex
 import signal
@@ -38,6 +39,7 @@ REPORTED_ERRORS = {  # every error that a user can cause; the room that raises o
     "storage.file": "StorageError",
 }
 DISK_ERRORS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.ENOTDIR)
+COLLECT_SELDOM = (200_000, 20, 100)  # thousands of trials are a million objects, which stay
 STATUS_ROWS = 60  # trials that status shows: the newest ones, beside the best
 GO_ON = "stopped; everything that was finished is safe, and the same command goes on from here"
 
@@ -305,8 +307,16 @@ def dashboard(
 def freeze(
     study: AnyStudy = None,
     check: Annotated[bool, typer.Option("--check", help="Only say whether file and study still agree.")] = False,
+    accept_licence: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Go on with this data source, or 'base', whose licence is not known; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    """Write the best trial as final_run.py, the one file that trains for up to a day."""
+    """Write the best trial as final_run.py, the one file that trains for up to a day, and its lock beside it."""
     from search import freeze as freezing
     from search import home
 
@@ -315,18 +325,21 @@ def freeze(
         freezing.check(config, folder)
         _print(f"{folder / freezing.FILE} and the study agree")
         return
-    written = freezing.freeze(config, folder)
+    written = freezing.freeze(config, folder, accept_licence or (), _print)
     _print(f"wrote {written}: read it, then run\n\n    {home.python()} {shlex.quote(str(written))}\n")
 
 
 @app.command(rich_help_panel=MORNING)
 def report(study: AnyStudy = None) -> None:
-    """Write the study's report, as a page with pictures and as Markdown."""
+    """Write the study's report, as a page with pictures, as Markdown and as a PDF."""
     from search import home
     from search import report as reporting
 
-    for path in reporting.write(home.folder(study)):
+    written = reporting.write(home.folder(study))
+    for path in written.files:
         _print(f"wrote {path}")
+    if written.blanks:
+        _print(f"to fill in, in {written.answers}: {', '.join(written.blanks)}; then make the report again")
 
 
 def _shown(command: Callable[..., cli_models.Shown]) -> Callable[..., None]:
@@ -356,6 +369,7 @@ app.command(rich_help_panel=NIGHT, epilog="[bold]Example:[/] nightshift install 
 
 def main() -> None:
     """The console script. What a terminal's encoding lacks is replaced, not refused."""
+    gc.set_threshold(*COLLECT_SELDOM)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

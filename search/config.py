@@ -103,6 +103,7 @@ def load(path: Path) -> StudyConfig:
         "final": _section(file, "final", FinalSection, optional=True),
     }
     checks.check(file, data, read["probe"], fixed, space, read["prior"], _broken(file, data, fixed, space))
+    checks.check_licences(file, data, read["final"])
     file.raise_problems()
     return StudyConfig(path=path, text=file.text, data=data, recipe=fixed, space=space, **read)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from search.affordable import Prices
 from search.config import StudyConfig
-from search.cost import MOST, Observation, Terms
+from search.cost import MOST, Costs, Observation, Terms
 from train.planning import plan as planning
 from train.rundir import Json, RunDir, read_json
 
 PROMPT_TOKENS = 64  # of a usual prompt; plans of memory reckon with longer ones
+Known = dict[str, Observation]
 
 
 def terms(config: StudyConfig, facts: planning.BaseFacts, speed: planning.Speed | None) -> Terms:
@@ -21,11 +23,31 @@ def terms(config: StudyConfig, facts: planning.BaseFacts, speed: planning.Speed 
     return Terms(facts, speed, config.study.rungs, answers)
 
 
-def observations(runs: Path, of: Terms) -> list[Observation]:
-    """What the newest trials in a study's folder of runs took, oldest first."""
-    folders = sorted(path for path in runs.glob("[0-9]*") if path.is_dir())[-MOST:]
-    found = (observation(RunDir(folder), of) for folder in folders)
-    return [each for each in found if each is not None]
+def observations(runs: Path, of: Terms, known: Known | None = None) -> list[Observation]:
+    """What the newest trials in a study's folder of runs took, oldest first.
+
+    Those that ended never change: they are taken from `known`, by their names, and put there.
+    """
+    known = {} if known is None else known
+    names = sorted(path.name for path in runs.glob("[0-9]*") if path.is_dir())[-MOST:]
+    for name in names:
+        if name not in known and (found := observation(RunDir(runs / name), of)):
+            known[name] = found
+    return [known[name] for name in names if name in known]
+
+
+def prices(
+    config: StudyConfig,
+    facts: planning.BaseFacts,
+    speed: planning.Speed | None,
+    runs: Path | None,
+    known: Known | None = None,
+) -> Prices:
+    """What trials of a study need, by the plan and by the runs in that folder."""
+    of, machine = terms(config, facts, speed), config.machine
+    costs = Costs.learn(observations(runs, of, known) if runs else ())
+    on_card = machine.device == "cuda"
+    return Prices.of(of, costs, known=speed is not None or not on_card, threads=1 if on_card else machine.threads)
 
 
 def observation(run: RunDir, of: Terms) -> Observation | None:

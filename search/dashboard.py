@@ -132,17 +132,20 @@ def _optuna_dashboard(folder: Path) -> tuple[WSGIApplication, str]:
     path = folder / "study.db"
     db.check(path)
 
-    from optuna_dashboard import wsgi  # imported late: it takes over a second
-
-    from search.dashboard_pace import quicken
+    from search.dashboard_pace import encode_fast, quicken, without_forests
     from storage import trials
+
+    with without_forests():
+        from optuna_dashboard import wsgi  # imported late: `nightshift --help` needs none of it
 
     quicken()
     logging.getLogger("optuna_dashboard").setLevel(logging.CRITICAL)  # its tracebacks help nobody at a terminal
     storage = trials.open_read_only(path)
     studies = storage.get_all_studies()
     landing = f"/dashboard/studies/{studies[0]._study_id}" if len(studies) == 1 else "/dashboard"
-    return wsgi(storage), landing
+    app = wsgi(storage)
+    encode_fast(app)
+    return app, landing
 
 
 def _bind(port: int) -> _Server:

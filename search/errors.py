@@ -6,6 +6,7 @@
      ├─ StudyBusy         another service works on this study
      ├─ NothingToFreeze   no trial of the study is complete
      ├─ FreezeDiffers     final_run.py and the study disagree
+     ├─ RulesBroken       what is frozen has no known licence, or was trained on what it is scored on
      ├─ MachineUnfit      no CUDA device where one is asked for, or a port in use
      └─ WorkerFailed      the process that trains cannot be started, or dies again and again
 
@@ -38,6 +39,10 @@ class NothingToFreeze(SearchError):
 
 class FreezeDiffers(SearchError):
     """final_run.py and the study disagree; the message names every difference."""
+
+
+class RulesBroken(SearchError):
+    """A final run may not be made of this; the message holds one line for each rule that is broken."""
 
 
 class MachineUnfit(SearchError):

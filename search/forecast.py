@@ -1,16 +1,18 @@
 """How a study will go on: how many trials still fit, and how good the best one will be. Pure but for `keep` and `kept`.
 
-    fitting(Typical.of([310.0, 290.0, 120.0]), left_s=3600.0)      # Count(trials=14, sd=2.6)
+    fitting(Typical.of([310.0, 290.0, 120.0]), left_s=3600.0)      # Count(trials=15, sd=4.7)
     final([Scored(0.52, 0.06), ...], to_come=14, share=0.6)        # Final(value=0.61, sd=0.03)
 
 The count is a renewal process's: in t seconds t/m + (c^2 - 1)/2 trials of m seconds and coefficient of variation c end
-on average, with the variance t/m c^2 (Cox, Renewal Theory, 1962); that m is known from few trials comes on top. The
-final value is the largest of what there is and what is to come, each shrunk towards the mean by what its own error
-explains of the spread (empirical Bayes), which undoes the winner's curse.
+on average, with the variance t/m c^2 (Cox, Renewal Theory, 1962); that m is known from few trials, and moves as the
+search does, comes on top (benchmarks/nights.py). The final value is the largest of what there is and what is to come,
+each shrunk towards the mean by what its own error explains of the spread (empirical Bayes), which undoes the winner's
+curse.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Callable, Sequence
@@ -22,7 +24,9 @@ from train.rundir import read_json, write_json
 
 FILE = "costs.json"
 ENOUGH = 5  # ended trials from which their own seconds count, and a final value is told
-RECENT = 20  # trials that show what the next ones will be like
+RECENT = 20  # trials that show how good the next ones will be
+RECENT_COSTS = 40  # trials that show what the next ones will cost: fewer foretell worse, on replayed nights
+DRIFT = 1 / 3  # of the costs' spread: how far the next trials' mean lies from that of those; the search moves on
 SHARED = 0.5  # of a score's variance that all trials have in common, since they answer the same prompts
 SMOOTH = (
     0.75  # of the scores' spread: how far the next ones lie from those seen; chosen on a landscape of random recipes
@@ -42,10 +46,10 @@ class Typical:
     @classmethod
     def of(cls, costs_s: Sequence[float]) -> Self:
         """Of the newest of these trials."""
-        newest = costs_s[-RECENT:]
+        newest = costs_s[-RECENT_COSTS:]
         mean = statistics.fmean(newest)
         spread = statistics.stdev(newest) / mean if len(newest) > 1 and mean else 1.0
-        return cls(mean, spread, spread / math.sqrt(len(newest)))
+        return cls(mean, spread, spread * math.hypot(1 / math.sqrt(len(newest)), DRIFT))
 
 
 @dataclass(frozen=True)
@@ -114,8 +118,11 @@ def final(scored: Sequence[Scored], to_come: int, share: float = 1.0) -> Final |
 
     `scored` are all trials with a whole score, oldest first.
     """
-    if len(scored) < ENOUGH:
-        return None
+    return _final(tuple(scored), to_come, share) if len(scored) >= ENOUGH else None
+
+
+@functools.lru_cache(maxsize=4)  # asked at every look at a study, and seldom anew
+def _final(scored: tuple[Scored, ...], to_come: int, share: float) -> Final:
     means, noise = _shrunk(scored)
     best = max(means)
     recent = means[-RECENT:]

@@ -1,164 +1,100 @@
-"""The best trial -> final_run.py: a template that never changes, and one JSON literal that holds everything else.
+"""The best trial -> final_run.py and its lock: what is frozen, and whether file and study still agree.
 
-What comes out of a database, a data set or a model is data in that literal and cannot become code: the literal is JSON
-in ASCII with every quote inside a string escaped, and the file's syntax tree is compared with the template's before it
-is written. From the trial's recipe the freeze changes `examples`, the horizon, and the learning rates, which a longer
-horizon wants lower; nothing else.
+From the trial's recipe the freeze changes `examples`, the horizon, and the learning rates, which a longer horizon
+wants lower; nothing else. How the file is written is in freeze_file, what its lock holds in freeze_lock, and where each
+value came from in freeze_origins.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
-import platform
-import re
 import shlex
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from objectives.score import Measure, ObjectiveError
-from search import standing
-from search.config import ELSEWHERE, StudyConfig
+from search import freeze_lock, rules, standing, transfer
+from search.config import StudyConfig
 from search.errors import FreezeDiffers, NothingToFreeze, SearchError
+from search.freeze_file import FILE, TEMPLATE, code_sha256, command, constant, edited, literal, render
+from search.freeze_origins import changes, origins
 from search.horizon import Correction, Horizon, corrections, examples_per_second, load_seconds, stretch
-from search.sections import AUTO
-from storage import db, trials
-from storage.records import TrialRecord
-from train.planning.plan import inspect_sources
-from train.recipe import Recipe, digest_of
-from train.rundir import Json, RunDir, read_json, write_atomic
+from search.view import base_score
+from storage.records import TrialRecord, read
+from train import lock
+from train.environment import versions
+from train.planning.plan import inspect_base, inspect_sources
+from train.recipe import Recipe, RecipeError, digest_of
+from train.rules import Rules, told
+from train.rundir import Json, RunDir, read_json, write_atomic, write_json
 
-FILE = "final_run.py"
-TEMPLATE = Path(__file__).with_name("templates") / FILE
-OPEN, CLOSE = 'FROZEN = json.loads(r"""', '""")'
-LIBRARIES = (
-    "accelerate",
-    "bitsandbytes",
-    "datasets",
-    "lm_eval",
-    "nightshift",
-    "peft",
-    "safetensors",
-    "tokenizers",
-    "torch",
-    "transformers",
-    "trl",
-)
+__all__ = [
+    "FILE",
+    "TEMPLATE",
+    "Best",
+    "check",
+    "compose",
+    "constant",
+    "freeze",
+    "literal",
+    "origins",
+    "render",
+]
+
+Say = Callable[[str], None]
 
 
-def freeze(config: StudyConfig, folder: Path) -> Path:
-    """Write the study's best trial as `folder`/final_run.py, replacing one that was frozen earlier; returns its path.
+def freeze(config: StudyConfig, folder: Path, accepted: Collection[str] = (), say: Say = lambda _: None) -> Path:
+    """Write the study's best trial as `folder`/final_run.py, and its lock, replacing what was frozen earlier; returns
+    the file's path. `say` is told, a line at a time, what the licences ask and which rows were left out.
 
-    Raises FreezeDiffers where somebody edited the one that is there; NothingToFreeze without a complete trial;
+    `accepted` names the data sources (or "base") whose licence is not known and whose terms the user accepts.
+    Raises FreezeDiffers where somebody edited what is there; NothingToFreeze without a complete trial; RulesBroken;
     StorageError, RecipeError or ObjectiveError where the database, the data or the prompts are not what they were.
     """
     path = folder / FILE
-    if path.exists() and _edited(path):
-        away = shlex.join(["mv", str(path), str(path.with_name("final_run.edited.py"))])
-        raise FreezeDiffers(f"{path} was edited, or is another version's, and is not replaced; move it away: {away}")
-    write_atomic(path, render(compose(config, folder)))
+    _spare(path, path.exists() and edited(path))
+    _spare(path.with_name(lock.FILE), lock.was_edited(path.with_name(lock.FILE)))
+    made = _made(config, folder, accepted)
+    write_json(path.with_name(lock.FILE), made.lock)  # first: with a lock that is not its own, a file does not run
+    write_atomic(path, render(made.frozen))
+    for line in made.told:
+        say(line)
     return path
 
 
-def _edited(path: Path) -> bool:
-    try:
-        held = constant(path)
-    except FreezeDiffers:
-        return True
-    return bool(held.get("sha256") != digest_of(held))
+def _spare(path: Path, edited: bool) -> None:
+    if edited:
+        away = shlex.join(["mv", str(path), str(path.with_name(f"final_run.edited{path.suffix}"))])
+        raise FreezeDiffers(f"{path} was edited, or is another version's, and is not replaced; move it away: {away}")
 
 
 def check(config: StudyConfig, folder: Path) -> None:
     """Raise FreezeDiffers, naming every difference, unless `folder`/final_run.py is what `freeze` would write now.
 
-    The versions of the libraries are left out: the file itself compares those when it is run. So is how many trials
-    there were: more of them change nothing as long as the best one is the same.
+    The versions of the libraries are left out: the file itself compares those, and its lock, when it is run. So is how
+    many trials there were: more of them change nothing as long as the best one is the same.
     """
     path = folder / FILE
     if not path.exists():
-        raise FreezeDiffers(f"{path} is not there; {_command(path)} writes it")
-    written, now = constant(path), compose(config, folder)
+        raise FreezeDiffers(f"{path} is not there; {command(path)} writes it")
+    written = constant(path)
+    try:
+        lock.read(written, path)
+    except RecipeError as error:
+        raise FreezeDiffers(f"{error}: {command(path)}") from None
+    now = compose(config, folder)
     for value in (written, now):
-        for key in ("versions", "sha256"):
+        for key in ("versions", "lock_sha256", "sha256"):
             value.pop(key, None)
         value.get("origin", {}).pop("trials", None)
     if differences := list(_differences(written, now)):
         lines = "\n".join(f"  {line}" for line in differences)
-        raise FreezeDiffers(f"{path} is not what the study says now; {_command(path)} writes it anew:\n{lines}")
-
-
-def render(frozen: Json) -> str:
-    """The text of final_run.py with `frozen` as its one constant. Raises ValueError for NaN and infinity."""
-    head, tail = _around(TEMPLATE.read_text(encoding="utf-8"))
-    text = f"{head}{OPEN}{literal(frozen)}{CLOSE}{tail}"
-    assert text.isascii()
-    code, value = _dissect(text)
-    assert (code, json.loads(value)) == (_template_code(), frozen)
-    return text
-
-
-def literal(value: Json) -> str:
-    """JSON that can stand between triple quotes in a raw string: ASCII, and with no quote inside of its strings."""
-    text = json.dumps(value, indent=1, ensure_ascii=True, allow_nan=False)
-    text = re.sub(r"\\(.)", lambda escape: r"\u0022" if escape[1] == '"' else escape[0], text)
-    return text.replace("'", r"\u0027")
-
-
-def constant(path: Path) -> Json:
-    """What is frozen in the final_run.py at `path`. Raises FreezeDiffers where its code is not the template's."""
-    try:
-        code, value = _dissect(path.read_bytes())
-        frozen = json.loads(value)
-    except (SyntaxError, ValueError) as error:
-        raise FreezeDiffers(f"{path} is no final_run.py of Nightshift ({error}); {_command(path)} writes one") from None
-    if code != _template_code():
-        raise FreezeDiffers(f"the code of {path} was edited, or is another version's; {_command(path)} writes it anew")
-    assert isinstance(frozen, dict), path
-    return frozen
-
-
-def _command(path: Path) -> str:
-    return f"`{shlex.join(['nightshift', 'freeze', str(path.parent)])}`"
-
-
-# The file as a syntax tree
-
-
-def _around(template: str) -> tuple[str, str]:
-    head, _, rest = template.partition(OPEN)
-    _, _, tail = rest.partition(CLOSE)
-    return head, tail
-
-
-@cache
-def _template_code() -> str:
-    return _dissect(TEMPLATE.read_text(encoding="utf-8"))[0]
-
-
-def _dissect(source: str | bytes) -> tuple[str, str]:
-    """The syntax tree without docstring and constant; the constant. Raises SyntaxError, or ValueError without one."""
-    tree = ast.parse(source)
-    if ast.get_docstring(tree) is not None:
-        del tree.body[0]  # the file at the top of the repository has words of its own
-    for node in tree.body:
-        match node:
-            case ast.Assign(
-                targets=[ast.Name(id="FROZEN")],
-                value=ast.Call(
-                    func=ast.Attribute(value=ast.Name(id="json"), attr="loads"),
-                    args=[ast.Constant(value=str() as value) as place],
-                    keywords=[],
-                ),
-            ):
-                place.value = ""
-                return ast.dump(tree), value
-    raise ValueError("it has no FROZEN = json.loads(...)")
+        raise FreezeDiffers(f"{path} is not what the study says now; {command(path)} writes it anew:\n{lines}")
 
 
 # What is frozen
@@ -179,16 +115,33 @@ class Best:
         return Measure(**self.result["score"]["prompt_strict"])
 
 
-def compose(config: StudyConfig, folder: Path) -> Json:
+def compose(config: StudyConfig, folder: Path, accepted: Collection[str] = ()) -> Json:
     """Everything that final_run.py holds for this study; the same for the same study."""
-    records = _records(config, folder)
+    return _made(config, folder, accepted).frozen
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What a freeze writes: the constant of final_run.py and its lock; and what it tells, a line each."""
+
+    frozen: Json
+    lock: Json
+    told: tuple[str, ...]
+
+
+def _made(config: StudyConfig, folder: Path, accepted: Collection[str]) -> _Made:
+    records = read(folder / "study.db").trials
     best = _best(config, folder, records)
     objective = _objective(config)
-    rows = {name: facts.rows for name, facts in inspect_sources(best.recipe.sources).items()}
+    base = inspect_base(best.recipe.base.model, best.recipe.base.revision, best.recipe.base.sha256)
+    data = inspect_sources(best.recipe.sources)
+    kept = rules.judged(config, best.recipe, base, data, objective["prompts_sha256"], _accepted(folder, accepted))
+    rows = {name: facts.rows for name, facts in data.items()}
     horizon = stretch(best.recipe, rows, config.final, examples_per_second(best.run), load_seconds(folder))
     rates = corrections(best.recipe, horizon.examples, config.final)
     changed = {"examples": horizon.examples, **{name: rate.after for name, rate in rates.items()}}
     recipe = Recipe.model_validate_json(json.dumps({**best.recipe.model_dump(mode="json"), **changed}))
+    locked = freeze_lock.composed(config, recipe, base, data, objective, kept)
     frozen = {
         "recipe": recipe.model_dump(mode="json"),
         "recipe_sha256": recipe.digest,
@@ -197,21 +150,21 @@ def compose(config: StudyConfig, folder: Path) -> Json:
         "hours": config.final.hours,
         "checkpoint_minutes": config.machine.checkpoint_minutes,
         "origin": _origin(config, folder, records, best, horizon, rates),
+        "rules": kept.model_dump(mode="json"),
         "versions": versions(),
+        "code_sha256": code_sha256(),
+        "lock_sha256": locked["sha256"],
     }
-    return {**frozen, "sha256": digest_of(frozen)}
+    return _Made({**frozen, "sha256": digest_of(frozen)}, locked, tuple(told(recipe, base, data, kept)))
 
 
-def _records(config: StudyConfig, folder: Path) -> list[TrialRecord]:
-    path = folder / "study.db"
-    db.check(path)
-    storage = trials.open_read_only(path)
+def _accepted(folder: Path, accepted: Collection[str]) -> set[str]:
+    """What is accepted now, or was when the file that is there was frozen."""
     try:
-        return trials.read_records(storage, config.study.name)
-    except KeyError:
-        return []
-    finally:
-        storage.engine.dispose()
+        before = Rules.model_validate_json(json.dumps(constant(folder / FILE)["rules"])).licences
+    except (OSError, FreezeDiffers, KeyError, ValueError):
+        before = {}
+    return {*accepted, *(name for name, licence in before.items() if licence.by == "accepted")}
 
 
 def _best(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> Best:
@@ -223,13 +176,24 @@ def _best(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> 
             f"`nightshift start {config.path}`"
         )
     run = RunDir(folder / "runs" / f"{record.number:03d}")
-    result = read_json(run.result)
-    if result is None or not result.get("score") or not run.recipe_path.exists():
+    best = _read(record, run)
+    if best is None:
         raise SearchError(
-            f"{run.path}: the files of trial {record.number}, the best one, are not there any more (recipe.json and "
-            "result.json); put the folder back"
+            f"{run.path}: the files of trial {record.number}, the best one, are not there any more, or not as this "
+            "version writes them (recipe.json and result.json); put the folder back, or freeze with the version that "
+            "ran the study"
         )
-    return Best(record, run, run.recipe(), result)
+    return best
+
+
+def _read(record: TrialRecord, run: RunDir) -> Best | None:
+    try:
+        result = read_json(run.result)
+        best = Best(record, run, run.recipe(), result or {})
+        assert best.score.n > 0
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        return None
+    return best
 
 
 def _states(records: Sequence[TrialRecord]) -> Counter[str]:
@@ -251,20 +215,6 @@ def _objective(config: StudyConfig) -> Json:
     }
 
 
-def versions() -> dict[str, str]:
-    """The installed versions of Python and of the libraries that decide the weights and the scores."""
-    found = {"python": platform.python_version()}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-# Where each value came from
-
-
 def _origin(
     config: StudyConfig,
     folder: Path,
@@ -273,9 +223,9 @@ def _origin(
     horizon: Horizon,
     rates: Mapping[str, Correction],
 ) -> dict[str, Any]:
-    values = origins(config, best.record)
+    values = origins(config, best.record, transfer.kept_in(folder))
     values |= {name: f"{values[name]}; then corrected for the horizon" for name in rates}
-    base = read_json(RunDir(folder / "runs" / "base").result)
+    base = base_score(folder)
     return {
         "how": "searched",
         "study": config.study.name,
@@ -283,40 +233,11 @@ def _origin(
         "prior": best.record.user_attrs.get("prior"),
         "recipe_sha256": best.recipe.digest,
         "score": best.score.model_dump(),
-        "base_score": base["score"]["prompt_strict"] if base and base.get("score") else None,
+        "base_score": base.model_dump() if base else None,
         "trials": dict(sorted(_states(records).items())),
         "values": values,
-        "changes": _changes(config, best.recipe, horizon, rates),
+        "changes": changes(config, best.recipe, horizon, rates),
     }
-
-
-def _changes(config: StudyConfig, recipe: Recipe, horizon: Horizon, rates: Mapping[str, Correction]) -> Json:
-    """What is not as it was in the trial: from what to what, and why."""
-    changes: Json = {"examples": {"from": recipe.examples, "to": horizon.examples, "why": horizon.why}}
-    changes |= {name: {"from": rate.before, "to": rate.after, "why": rate.why} for name, rate in rates.items()}
-    before, after = config.objective.max_new_tokens, config.final.max_new_tokens
-    if before != after:
-        why = "set in [final]: nobody waits for the last evaluation, and longer answers need not be cut"
-        changes["max_new_tokens"] = {"from": before, "to": after, "why": why}
-    return changes
-
-
-def origins(config: StudyConfig, record: TrialRecord) -> dict[str, str]:
-    """For each field of the frozen recipe, and for each searched weight, who gave it its value."""
-    sections = {"base": "[base]", "sources": "[[data]]", "probe": "[probe]", "seed": "[study]", "threads": "[machine]"}
-    assert sections.keys() == set(ELSEWHERE)
-    values = {name: f"set in {sections[name]}" if name in sections else "default" for name in Recipe.model_fields}
-    values |= dict.fromkeys(config.recipe, "set in [recipe]")
-    if config.recipe.get("gradient_checkpointing") == AUTO:
-        why = "chosen by the plan: the most un-checkpointed layers that fitted the card"
-        values |= {"gradient_checkpointing": why, "uncheckpointed_layers": why}
-    named = record.user_attrs.get("prior")
-    prior = next((prior for prior in config.prior if prior.name == named), None)
-    for name in record.params:
-        values[name] = f"searched, {config.space[name]}" if name in config.space else "searched"
-        if prior and name in prior.params:
-            values[name] += f"; this one from the prior {prior.name}"
-    return {**values, "examples": "set by the freeze"}
 
 
 # Differences

@@ -12,7 +12,7 @@ from pathlib import Path
 from search.errors import SearchError
 from search.sections import FinalSection
 from train.recipe import Recipe
-from train.rundir import RunDir, read_json
+from train.rundir import Json, RunDir, read_json
 
 EXPONENT = 0.15  # the best learning rate ~ steps ** -EXPONENT; cautious, no fit: docs/search.md says why
 LARGEST = 2.0  # what a learning rate is divided by at most: no further than was measured, or than a guess should reach
@@ -104,7 +104,7 @@ def _held_out(recipe: Recipe, name: str, rows: int) -> int:
 
 def examples_per_second(run: RunDir) -> float:
     """What a run achieved, over all its attempts, with the checkpoints and probes between its steps."""
-    steps = {event["step"]: event["seconds"] for event in run.read_events() if event.get("event") == "step"}
+    steps = {event["step"]: event["seconds"] for event in run.read_events() if _is_step(event)}
     first, last = min(steps, default=0), max(steps, default=0)
     if last == 0:
         raise SearchError(f"{run.events} holds no training step any more; put the file back")
@@ -113,6 +113,10 @@ def examples_per_second(run: RunDir) -> float:
         return float(size * last / steps[last])
     rate: float = size * (last - first) / max(steps[last] - steps[first], 1e-9)
     return rate
+
+
+def _is_step(event: Json) -> bool:
+    return event.get("event") == "step" and "step" in event and "seconds" in event
 
 
 def load_seconds(folder: Path) -> float:

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 from search.errors import WorkerFailed
 from search.worker import ASSIGNMENT
@@ -25,6 +26,18 @@ QUIT_PATIENCE_S = 5.0
 KILL_PATIENCE_S = 60.0  # for the kernel: a process that holds much memory takes seconds to go
 VMSTAT = Path("/proc/vmstat")
 OUT_OF_MEMORY = "by the kernel for want of main memory"
+
+
+class Process(Protocol):
+    """What the service asks of a worker that was started: see Worker, the one that is a process."""
+
+    @property
+    def holder(self) -> Holder: ...
+    def assign(self, run: str, attempt: int) -> None: ...
+    def exit_code(self) -> int | None: ...
+    def how_it_ended(self) -> str: ...
+    def quit(self) -> None: ...
+    def kill(self) -> None: ...
 
 
 class Worker:
@@ -98,8 +111,13 @@ class Worker:
             ) from None
 
     def _write(self, order: Json) -> None:
-        worker = {"pid": self.holder.pid, "boot_id": self.holder.boot_id, "pid_started": self.holder.started}
-        write_json(self.runs / ASSIGNMENT, {**order, "token": self.token, "host": self.holder.host, **worker})
+        write_order(self.runs, self.holder, self.token, order)
+
+
+def write_order(runs: Path, holder: Holder, token: str, order: Json) -> None:
+    """Leave an order for the worker with that token: a run and an attempt, or None and None for its end."""
+    worker = {"pid": holder.pid, "boot_id": holder.boot_id, "pid_started": holder.started}
+    write_json(runs / ASSIGNMENT, {**order, "token": token, "host": holder.host, **worker})
 
 
 def end_orphan(runs: Path) -> bool:

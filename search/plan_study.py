@@ -6,19 +6,21 @@ Reads the study file and the base model's sizes, and nothing else: neither weigh
 from __future__ import annotations
 
 import itertools
+import math
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from search import cost_record, plan_choice, plan_trials, space
+from search import affordable, cost_record, plan_choice, plan_trials, space
 from search.config import StudyConfig
-from search.cost import Costs
 from search.errors import SearchError
 from search.sections import ObjectiveSection
 from train.planning import fitting
 from train.planning import plan as planning
 from train.recipe import Base, Recipe
+from train.rundir import RunDir, read_json
 
 # What of a recipe decides its memory or its time; all else is the same for both.
 COSTLY = ("targets", "rank", "max_length", "batch_size", "optimizer", "dropout", "dpo_share", "use_dora")
@@ -94,6 +96,12 @@ class SoFar:
     budget_s: float | None = None
     tonight_s: float | None = None
 
+    @property
+    def scored(self) -> bool:
+        """Whether the base model's score is there."""
+        result = read_json(RunDir(self.runs / "base").result) if self.runs else None
+        return result is not None and result["outcome"] == "completed"
+
 
 NOTHING = SoFar()
 
@@ -147,19 +155,37 @@ def trials(
 ) -> plan_trials.TrialCosts | None:
     """What trials cost, by recipes drawn from the space and `others`; learned from the study's runs, where there are
     any. None where none of those drawn fits."""
-    limit, context = machine.limit_bytes, machine.context_bytes
-    of = cost_record.terms(config, facts, machine.speed)
-    costs = Costs.learn(cost_record.observations(so_far.runs, of) if so_far.runs else ())
+    prices = cost_record.prices(config, facts, machine.speed, so_far.runs)
+    drawn = plan_trials.sampled(config)
+    chosen = [_chosen(config, params, facts, machine) for params in drawn]
+    fitting = [(params, recipe) for params, recipe in zip(drawn, chosen, strict=True) if _fits(recipe, facts, machine)]
+
+    def seconds(params: Params) -> float:
+        recipe = _chosen(config, params, facts, machine)
+        return prices.seconds(recipe) if _fits(recipe, facts, machine) else math.inf
+
+    small = [affordable.smallest(config.space, config.recipe, params, seconds) for params, _ in fitting[:1]]
+    limit_s = 3600 * config.study.budget_hours if so_far.budget_s is None else so_far.budget_s
+    left = affordable.Left(limit_s, so_far.spent_s, so_far.tonight_s)
     return plan_trials.trial_costs(
-        of,
-        costs,
-        [_chosen(config, params, facts, machine) for params in plan_trials.sampled(config)],
-        lambda recipe: limit is None or planning.plan(recipe, facts, machine.device, context).fits(limit),
-        others,
-        limit_s=3600 * config.study.budget_hours if so_far.budget_s is None else so_far.budget_s,
-        spent_s=so_far.spent_s,
+        prices,
+        [recipe for _, recipe in fitting],
+        [
+            *(_chosen(config, params, facts, machine) for params in small),
+            *(recipe for recipe in others if _fits(recipe, facts, machine)),
+        ],
+        sampled=len(drawn),
+        left_s=left.seconds,
         tonight_s=so_far.tonight_s,
+        refused=lambda recipe: affordable.refusal(
+            prices, recipe, left, scored=so_far.scored, study=shlex.quote(str(config.path))
+        ),
     )
+
+
+def _fits(recipe: Recipe, facts: planning.BaseFacts, machine: Machine) -> bool:
+    limit = machine.limit_bytes
+    return limit is None or planning.plan(recipe, facts, machine.device, machine.context_bytes).fits(limit)
 
 
 def recipe_plan(

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from search import budget, forecast, space
+from search import forecast, space
+from search.affordable import Prices
 from search.config import StudyConfig
-from search.cost import Costs, Estimate, Terms
+from search.cost import Estimate
 from search.parameters import IntRange, Value
 from train.recipe import Recipe
 
@@ -82,41 +83,44 @@ def sampled(config: StudyConfig, count: int = SAMPLED) -> list[dict[str, Value]]
 
 
 def trial_costs(
-    terms: Terms,
-    costs: Costs,
+    prices: Prices,
     recipes: Sequence[Recipe],
-    fits: Callable[[Recipe], bool],
     others: Sequence[Recipe] = (),
     *,
-    limit_s: float,
-    spent_s: float = 0.0,
+    sampled: int,
+    left_s: float,
     tonight_s: float | None = None,
+    refused: Callable[[Recipe], str] = lambda _: "",
 ) -> TrialCosts | None:
-    """What `recipes`, which stand for the space, cost; `others` may be cheaper or dearer still. None where none of
-    the recipes fits."""
-    fitting = [recipe for recipe in recipes if fits(recipe)]
-    if not fitting:
+    """What `recipes` cost: those of `sampled` drawn ones, which stand for the space, that fit the memory; `others` fit,
+    too, and may be cheaper or dearer still. None where none of the recipes fits.
+
+    `refused` says why not even a trial of the cheapest recipe could start.
+    """
+    if not recipes:
         return None
-    estimates = [costs.of(terms.work(recipe)) for recipe in fitting]
-    ends = [*zip(estimates, fitting, strict=True), *((costs.of(terms.work(one)), one) for one in others if fits(one))]
+    ends = [(_whole(prices, recipe), recipe) for recipe in (*recipes, *others)]
+    estimates = [estimate for estimate, _ in ends[: len(recipes)]]
     cheapest, smallest = min(ends, key=lambda each: each[0].seconds)
     expected = typical_of(estimates)
-    left_s = max(0.0, limit_s - spent_s)
-    need = budget.Need.of(cheapest, smallest.steps)
     night_s = None if tonight_s is None else min(tonight_s, left_s)
     return TrialCosts(
         cheapest=cheapest,
         typical=sorted(estimates, key=lambda each: each.seconds)[len(estimates) // 2],
         dearest=max((each for each, _ in ends), key=lambda each: each.seconds),
         fitting=len(estimates),
-        sampled=len(recipes),
-        learned_from=costs.count,
+        sampled=sampled,
+        learned_from=prices.costs.count,
         expected=expected,
         in_budget=forecast.fitting(expected, left_s),
         tonight=None if night_s is None else forecast.fitting(expected, night_s),
         tonight_s=tonight_s,
-        refusal=budget.too_little(limit_s, spent_s, tonight_s, need),
+        refusal=refused(smallest),
     )
+
+
+def _whole(prices: Prices, recipe: Recipe) -> Estimate:
+    return prices.costs.of(prices.terms.work(recipe))
 
 
 def typical_of(estimates: Sequence[Estimate]) -> forecast.Typical:

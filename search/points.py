@@ -29,9 +29,9 @@ class Points:
 
     def __init__(self, space: Mapping[str, Parameter], fixed: Mapping[str, Value]) -> None:
         # Conditions first, as a trial is asked for them.
-        self._space = {name: space[name] for name in sorted(space, key=lambda name: condition(name) is not None)}
-        self._fixed = fixed
-        self._names = tuple(self._space)
+        self.space = {name: space[name] for name in sorted(space, key=lambda name: condition(name) is not None)}
+        self.fixed = fixed
+        self._names = tuple(self.space)
 
     def draw(self, count: int, rng: np.random.Generator) -> Array:
         """Places of `count` recipes at random, shape (count, parameters)."""
@@ -42,12 +42,12 @@ class Points:
         moved = rng.random((count, len(places))) < MOVED
         little = np.clip(places + STEP * rng.normal(size=moved.shape), 0.0, 1.0)
         anew = rng.random(moved.shape)
-        words = np.array([isinstance(parameter, Choice) for parameter in self._space.values()])
+        words = np.array([isinstance(parameter, Choice) for parameter in self.space.values()])
         return np.where(moved, np.where(words, anew, little), places)
 
     def places(self, params: Mapping[str, Value]) -> Array:
         """The places of a recipe; 0.5 for what it does not name."""
-        return np.array([_place(parameter, params.get(name)) for name, parameter in self._space.items()])
+        return np.array([_place(parameter, params.get(name)) for name, parameter in self.space.items()])
 
     def with_fixed(self, places: Array, fixed: Mapping[str, Value]) -> Array:
         """The places of recipes, shape (recipes, parameters), moved to where these parameters have these values."""
@@ -57,16 +57,16 @@ class Points:
     def params(self, places: Array) -> Params:
         """The recipe at these places, without what does not matter to it."""
         found: Params = {}
-        for (name, parameter), place in zip(self._space.items(), places, strict=True):
+        for (name, parameter), place in zip(self.space.items(), places, strict=True):
             needed = condition(name)
-            if needed is None or needed.holds(found.get(needed.on, self._fixed.get(needed.on))):
+            if needed is None or needed.holds(found.get(needed.on, self.fixed.get(needed.on))):
                 found[name] = _value(parameter, float(place))
         return found
 
     def coordinates(self, places: Array) -> Array:
         """The coordinates of recipes, shape (recipes, coordinates), of their places (recipes, parameters)."""
         columns: list[Array] = []
-        for number, (name, parameter) in enumerate(self._space.items()):
+        for number, (name, parameter) in enumerate(self.space.items()):
             own = _coordinates(parameter, places[:, number])
             if condition(name) is not None:
                 own = [np.where(self._matters(name, places), column, ABSENT) for column in own]
@@ -76,9 +76,9 @@ class Points:
     def _matters(self, name: str, places: Array) -> NDArray[np.bool_]:
         needed = condition(name)
         assert needed is not None
-        if needed.on not in self._space:
-            return np.full(len(places), needed.holds(self._fixed.get(needed.on)))
-        parameter, column = self._space[needed.on], places[:, self._names.index(needed.on)]
+        if needed.on not in self.space:
+            return np.full(len(places), needed.holds(self.fixed.get(needed.on)))
+        parameter, column = self.space[needed.on], places[:, self._names.index(needed.on)]
         return np.array([needed.holds(_value(parameter, float(place))) for place in column])
 
 

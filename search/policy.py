@@ -65,8 +65,10 @@ class Policy:
         near = [self._points.near(self._places[i], NEIGHBOURS, rng) for i in leaders]
         pool = self._points.with_fixed(np.concatenate([self._points.draw(DRAWN, rng), *near]), fixed)
         gain = _improvement(*self._surrogate.fresh(self._points.coordinates(pool)), self._best)
-        found = [self._points.params(pool[i]) for i in np.argsort(-gain, kind="stable")]
-        return next((params for params in found if params not in self._known and fits(params)), found[0])
+        order = np.argsort(-gain, kind="stable")
+        found = (self._points.params(pool[i]) for i in order)  # one by one: mostly the first will do
+        chosen = next((params for params in found if params not in self._known and fits(params)), None)
+        return chosen or self._points.params(pool[order[0]])
 
 
 def _telling(tried: Sequence[Tried]) -> list[Tried]:

@@ -1,7 +1,10 @@
-"""The report of a study: what was recorded, as a page with pictures and as Markdown. Decides and changes nothing.
+"""The report of a study: what was recorded, as a page with pictures, as Markdown and as a PDF. Decides and changes
+nothing.
 
-    report.html     one self-contained page: pictures inside, no script, no network
-    report.md       the same as Markdown, its pictures in report_files/
+    report.html            one self-contained page: pictures inside, no script, no network
+    report.md              the same as Markdown, its pictures in report_files/
+    report.pdf             the same on paper
+    report_answers.toml    the questions that no record answers; written once, then the user's
 
 Whatever is not recorded yet is named there, with the command that would record it.
 """
@@ -11,27 +14,48 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
+from search import report_answers
 from search.report_records import gather
 from train.rundir import fsync_folder, write_atomic
 
-HTML, MARKDOWN, PICTURES = "report.html", "report.md", "report_files"
+HTML, MARKDOWN, PDF, PICTURES = "report.html", "report.md", "report.pdf", "report_files"
 
 
-def write(folder: Path) -> tuple[Path, Path]:
-    """Write the report of the study in `folder`, replacing an earlier one; returns the paths of page and Markdown.
+@dataclass(frozen=True)
+class Written:
+    """The files of a report, and the keys of the questions in `answers` that are still open."""
 
-    Raises SearchError where there is no study, StorageError where its database cannot be read.
+    files: tuple[Path, ...]
+    answers: Path
+    blanks: tuple[str, ...]
+
+
+def write(folder: Path) -> Written:
+    """Write the report of the study in `folder`, replacing an earlier one.
+
+    Raises SearchError where there is no study, or answers that cannot be read; StorageError where the database cannot.
     """
-    from search import report_html, report_markdown, report_sections  # imported late: matplotlib takes its time
+    records = gather(folder)
+    from search import report_html, report_markdown, report_pdf, report_sections  # imported late: matplotlib
 
-    document = report_sections.document(gather(folder))
-    html, markdown = folder / HTML, folder / MARKDOWN
-    _replace_pictures(folder, {f"{picture.name}.png": picture.png for picture in document.pictures()})
+    document = report_sections.document(records)
+    html, markdown, pdf = (folder / name for name in (HTML, MARKDOWN, PDF))
+    _replace_pictures(folder, {f"{picture.name}.png": picture.forms.png for picture in document.pictures()})
     write_atomic(html, report_html.to_html(document))
     write_atomic(markdown, report_markdown.to_markdown(document, PICTURES))
-    return html, markdown
+    _replace(pdf, report_pdf.to_pdf(document))
+    report_answers.offer(folder)
+    return Written((html, markdown, pdf), records.answers.path, tuple(blank.key for blank in document.blanks()))
+
+
+def _replace(path: Path, data: bytes) -> None:
+    staged = path.with_name(f".{path.name}.tmp")
+    staged.write_bytes(data)
+    os.replace(staged, path)
+    fsync_folder(path.parent)
 
 
 def _replace_pictures(folder: Path, files: Mapping[str, bytes]) -> None:

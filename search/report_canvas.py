@@ -1,5 +1,5 @@
-"""What the report's pictures are drawn on: colours, axes, and each picture twice, as inline SVG that follows the light
-or dark colours of the page, and as PNG for Markdown.
+"""What the report's pictures are drawn on: colours, axes, and each picture three times, as inline SVG that follows the
+light or dark colours of the page, as SVG of nothing but paths for the PDF, and as PNG for Markdown.
 
 Imports matplotlib, so import it late. Nothing here touches pyplot or any other global state of matplotlib.
 """
@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from search.report_pages import Picture
+from search.report_pages import Forms, Picture
 
+NO_METADATA = ("Creator", "Date", "Format", "Type")
 WIDTH = 7.2  # inches; the text of the page is about as wide
 STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
@@ -38,7 +40,7 @@ STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of a picture, by what they are for."""
+    """The colours of a picture, by what they are for; in a page, CSS variables of the same names stand for them."""
 
     ink: str
     muted: str
@@ -48,22 +50,40 @@ class Palette:
 
 
 PAPER = Palette(ink="#1d2530", muted="#687282", line="#dfe3e8", accent="#3556c9", warm="#c05a12")
-SLOTS = Palette(
-    ink="#0a0001", muted="#0a0002", line="#0a0003", accent="#0a0004", warm="#0a0005"
-)  # become CSS variables
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line: `points` are (x, y) in rising x."""
+
+    name: str
+    points: Sequence[tuple[float, float]]
+
 
 Draw = Callable[[Palette], Figure]
 
 
 def picture(name: str, title: str, caption: str, draw: Draw) -> Picture:
-    """Draw it for the page and for Markdown. The same input gives the same bytes."""
+    """A picture for the page, for the PDF and for Markdown. The same input gives the same bytes."""
+    return Picture(name, title, caption, partial(_forms, name, draw))
+
+
+def _forms(name: str, draw: Draw) -> Forms:
     settings: Any = {**STYLE, "svg.hashsalt": name}
     with matplotlib.rc_context(settings):
-        svg = io.StringIO()
-        draw(SLOTS).savefig(svg, format="svg", transparent=True, metadata={"Date": None})
-        png = io.BytesIO()
-        draw(PAPER).savefig(png, format="png", dpi=160, facecolor="white", metadata={"Software": None})
-    return Picture(name=name, title=title, caption=caption, svg=_inline(svg.getvalue(), name), png=png.getvalue())
+        figure = draw(PAPER)
+        png = _saved(figure, format="png", dpi=160, facecolor="white", metadata={"Software": None})
+        figure.set_layout_engine("none")  # it is laid out now
+        svg: dict[str, Any] = {"format": "svg", "transparent": True, "metadata": dict.fromkeys(NO_METADATA)}
+        page = _saved(figure, **svg)
+        with matplotlib.rc_context({"svg.fonttype": "path"}):
+            return Forms(svg=_inline(page.decode(), name), paths=_saved(figure, **svg), png=png)
+
+
+def _saved(figure: Figure, **how: Any) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, **how)
+    return file.getvalue()
 
 
 def note(axes: Axes, palette: Palette, x: float, y: float, text: str) -> None:
@@ -111,5 +131,5 @@ def _inline(svg: str, name: str) -> str:
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     svg = re.sub(r"font-family: [^;]*; ?", "", svg)  # the page's
     for field in fields(Palette):
-        svg = svg.replace(getattr(SLOTS, field.name), f"var(--{field.name})")
+        svg = svg.replace(getattr(PAPER, field.name), f"var(--{field.name})")
     return svg.strip()

@@ -1,4 +1,4 @@
-"""The report's pictures. Plain values in, a drawing out (see search.report_canvas, which makes SVG and PNG of it).
+"""The report's pictures of trials and scores. Plain values in, a drawing out (see search.report_canvas).
 
 Imports matplotlib, so import it late.
 """
@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, PercentFormatter
 
 from objectives.score import Measure
-from search.report_canvas import WIDTH, Draw, Palette, frame, label, legend, note, single
+from search.report_canvas import WIDTH, Curve, Draw, Palette, frame, label, legend, note, single
+
+FAR = 4.0  # times the smallest value: from there on, an axis is logarithmic
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,6 @@ class Outcome:
     state: str
     score: Measure | None
     value: float | None
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A line: `points` are (x, y) in rising x."""
-
-    name: str
-    points: Sequence[tuple[float, float]]
 
 
 def history(outcomes: Sequence[Outcome], base: Measure | None) -> Draw:
@@ -102,10 +96,12 @@ def rungs(curves: Sequence[Curve], best: str | None, pruned: frozenset[str]) -> 
             labelled.add(kind)
             axes.plot(x, y, color=colour, linewidth=width, linestyle=dashes, marker="o", markersize=3, label=shown)
         label(axes, palette, "share of the horizon (%)", "probe (bits per byte)")
-        axes.set_yscale("log")  # one trial that diverged would flatten all the others
-        axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        values = [value for curve in curves for _, value in curve.points if value > 0]
+        if values and max(values) > FAR * min(values):  # one trial that diverged would flatten all the others
+            axes.set_yscale("log")
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.yaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(0, 104)
         legend(axes, palette)
         return figure
@@ -136,69 +132,6 @@ def importances(values: Mapping[str, float]) -> Draw:
         return figure
 
     return draw
-
-
-def losses(panels: Sequence[tuple[str, Sequence[Curve]]]) -> Draw:
-    """One panel a quantity over the horizon: (what is on its y axis, lines). The first line of several is muted."""
-
-    def draw(palette: Palette) -> Figure:
-        figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
-        columns = figure.subplots(1, len(panels), squeeze=False)[0]
-        names = list(dict.fromkeys(curve.name for _, curves in panels for curve in curves))
-        colours = dict(zip(names, [palette.muted, palette.accent] if len(names) > 1 else [palette.accent], strict=True))
-        for axes, (quantity, curves) in zip(columns, panels, strict=True):
-            frame(axes, palette)
-            for curve in curves:
-                _loss_line(axes, curve, colours[curve.name])
-            label(axes, palette, "share of the horizon (%)", quantity)
-            first = min(100 * at for curve in curves for at, _ in curve.points)
-            axes.set_xlim(first - 2 if first > 20 else 0, 102)
-        legend(columns[0], palette)
-        return figure
-
-    return draw
-
-
-def _loss_line(axes: Axes, curve: Curve, colour: str) -> None:
-    x, y = [100 * at for at, _ in curve.points], [value for _, value in curve.points]
-    if len(y) <= 12:
-        axes.plot(x, y, color=colour, linewidth=1.4, marker="o", markersize=3, label=curve.name)
-        return
-    axes.plot(x, y, color=colour, linewidth=0.6, alpha=0.3)
-    axes.plot(x, smooth(y), color=colour, linewidth=1.5, label=curve.name)
-
-
-def smooth(values: Sequence[float]) -> list[float]:
-    """Running mean over a twentieth of the values, at least five, and fewer at both ends."""
-    half = max(2, len(values) // 40)
-    windows = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
-    return [sum(window) / len(window) for window in windows]
-
-
-def spent(seconds: Mapping[str, float]) -> Draw:
-    """GPU time by cause, in the unit that reads best."""
-
-    def draw(palette: Palette) -> Figure:
-        figure, axes = single(palette, 0.7 + 0.24 * len(seconds))
-        unit, scale = time_unit(max(seconds.values()))
-        names = sorted(seconds, key=lambda name: seconds[name])
-        total = sum(seconds.values())
-        axes.barh(names, [seconds[name] / scale for name in names], color=palette.accent, height=0.62)
-        for place, name in enumerate(names):
-            text = f"{seconds[name] / scale:.2f}, {seconds[name] / total:.0%}"
-            note(axes, palette, seconds[name] / scale, place, text)
-        label(axes, palette, f"charged time ({unit})", "", grid="x")
-        axes.set_xlim(0, 1.18 * max(seconds.values()) / scale)
-        return figure
-
-    return draw
-
-
-def time_unit(seconds: float) -> tuple[str, float]:
-    """Name and length in seconds of the unit in which so much time reads best."""
-    if seconds >= 2 * 3600:
-        return "hours", 3600.0
-    return ("minutes", 60.0) if seconds >= 120 else ("seconds", 1.0)
 
 
 Followed = Mapping[str, Measure]  # by instruction type

@@ -6,7 +6,22 @@ import html
 import re
 from collections.abc import Iterable
 
-from search.report_pages import Block, Code, Document, Fact, Missing, Mono, Paragraph, Picture, Section, Table, clean
+from search.report_pages import (
+    Blank,
+    Block,
+    Code,
+    Document,
+    Fact,
+    Heading,
+    Missing,
+    Mono,
+    Paragraph,
+    Picture,
+    Section,
+    Table,
+    Words,
+    clean,
+)
 
 CSS = """
 :root{color-scheme:light dark;--paper:#fff;--ink:#1d2530;--muted:#687282;--line:#dfe3e8;--wash:#f6f7f9;--accent:#3556c9;
@@ -20,6 +35,7 @@ body{margin:0;background:var(--paper);color:var(--ink);font:16px/1.55 system-ui,
 main{max-width:58rem;margin:0 auto;padding:2.5rem 1.25rem 4rem}
 h1{font-size:1.9rem;line-height:1.2;letter-spacing:-.015em;margin:0 0 .5rem;overflow-wrap:anywhere}
 h2{font-size:1.25rem;letter-spacing:-.01em;margin:3rem 0 .75rem;padding-top:1rem;border-top:1px solid var(--line)}
+h3{font-size:1rem;margin:2rem 0 .5rem}
 p{margin:.75rem 0;max-width:44rem;overflow-wrap:anywhere}
 .lead{color:var(--muted);font-size:1.05rem}
 nav{display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;margin:1.5rem 0 0;font-size:.9rem}
@@ -46,6 +62,12 @@ code,pre{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;font-s
 td code,p code{overflow-wrap:anywhere}
 pre{background:var(--wash);border-radius:.4rem;padding:.8rem 1rem;overflow-x:auto;line-height:1.5}
 .missing{background:var(--wash);border-left:3px solid var(--warm);border-radius:0 .4rem .4rem 0;padding:.6rem 1rem}
+.blank{border:2px dashed var(--warm);border-radius:.4rem;padding:.6rem 1rem;margin:1rem 0;max-width:44rem}
+.blank b,.words b{display:block;font-size:.78rem;letter-spacing:.06em;text-transform:uppercase;color:var(--warm)}
+.blank span{display:block;color:var(--muted);font-size:.85rem}
+.words{border-left:3px solid var(--accent);padding:.1rem 1rem;margin:1rem 0;max-width:44rem}
+.words b{color:var(--accent);text-transform:none;letter-spacing:0;font-size:.85rem}
+.words p{margin:.4rem 0}
 figure{margin:1.5rem 0}
 figure .scroll{margin:0}
 figure svg{display:block;width:100%;min-width:34rem;height:auto}
@@ -64,6 +86,7 @@ def to_html(document: Document) -> str:
     sections = "\n".join(_html_section(section) for section in document.sections)
     links = "".join(f'<a href="#{_slug(s.title)}">{_text(s.title)}</a>' for s in document.sections)
     facts = "".join(_html_fact(fact) for fact in document.facts)
+    front = "\n".join(_html_block(block) for block in document.front)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -78,6 +101,8 @@ def to_html(document: Document) -> str:
 <h1>{_text(document.title)}</h1>
 <p class="lead">{_html_parts(document.lead.parts)}</p>
 {f'<dl class="facts">{facts}</dl>' if facts else ""}
+{front}
+{_html_open(document)}
 <nav aria-label="Sections">{links}</nav>
 {sections}
 <footer>{_html_parts(document.footer.parts)}</footer>
@@ -85,6 +110,12 @@ def to_html(document: Document) -> str:
 </body>
 </html>
 """
+
+
+def _html_open(document: Document) -> str:
+    """Where questions are still open."""
+    keys = ", ".join(f'<a href="#ask-{_slug(blank.key)}">{_text(blank.key)}</a>' for blank in document.blanks())
+    return f'<p class="missing">To fill in: {keys}.</p>' if keys else ""
 
 
 def _html_fact(fact: Fact) -> str:
@@ -103,16 +134,29 @@ def _html_block(block: Block) -> str:
             return f"<p>{_html_parts(block.parts)}</p>"
         case Missing():
             return f'<p class="missing">{_text(block.what)} Next: <code>{_text(block.command)}</code></p>'
+        case Heading():
+            return f"<h3>{_text(block.text)}</h3>"
+        case Blank():
+            return _html_blank(block)
+        case Words():
+            said = "".join(f"<p>{_text(paragraph)}</p>" for paragraph in block.paragraphs)
+            return f'<div class="words"><b>{_text(block.question)}</b>{said}</div>'
         case Code():
             return f"<pre><code>{_text(block.text, lines=True)}</code></pre>"
         case Picture():
             title = f'<b id="{block.name}-title">{_text(block.title)}.</b>'
             return (
-                f'<figure><div class="scroll">{block.svg}</div>'
+                f'<figure><div class="scroll">{block.forms.svg}</div>'
                 f"<figcaption>{title} {_text(block.caption)}</figcaption></figure>"
             )
         case Table():
             return _html_table(block)
+
+
+def _html_blank(blank: Blank) -> str:
+    key, file = f"<code>{_text(blank.key)}</code>", f"<code>{_text(blank.where)}</code>"
+    where = f"<span>Write it as {key} in {file}, and make the report again.</span>"
+    return f'<div class="blank" id="ask-{_slug(blank.key)}"><b>To fill in</b>{_text(blank.question)}{where}</div>'
 
 
 def _html_table(table: Table) -> str:

@@ -5,8 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from search.report_pages import Block, Code, Document, Missing, Mono, Paragraph, Picture, Table, clean
+from search.report_pages import (
+    Blank,
+    Block,
+    Code,
+    Document,
+    Heading,
+    Missing,
+    Mono,
+    Paragraph,
+    Picture,
+    Table,
+    Words,
+    clean,
+)
 
+TO_FILL_IN = "TO FILL IN"
 _PUNCTUATION = re.compile(r"([\\`*\[\]<>|~&$])|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")
 _LINE_START = re.compile(r"\A\d*(?=(?:[-+#=.)])(?:[-+#=\s]|\Z))")  # of a list, a heading or a rule
 
@@ -17,6 +31,9 @@ def to_markdown(document: Document, pictures: str) -> str:
     if document.facts:
         rows = [(fact.label, fact.value, fact.detail) for fact in document.facts]
         parts.append(_md_table(Table(("", "", ""), rows, "lll")))
+    parts += [_md_block(block, pictures) for block in document.front]
+    if blanks := document.blanks():
+        parts.append(f"Search for {TO_FILL_IN}: open are " + ", ".join(_code(blank.key) for blank in blanks) + ".")
     for section in document.sections:
         parts.append(f"## {_inline(section.title)}")
         parts += [_md_block(block, pictures) for block in section.blocks]
@@ -30,6 +47,14 @@ def _md_block(block: Block, pictures: str) -> str:
             return _md_parts(block.parts)
         case Missing():
             return f"> {_line(_inline(block.what))} Next: {_code(block.command)}"
+        case Heading():
+            return f"### {_inline(block.text)}"
+        case Blank():
+            where = f"Write it as {_code(block.key)} in {_code(block.where)}, and make the report again."
+            return f"> **{TO_FILL_IN}:** {_inline(block.question)} {where}"
+        case Words():
+            said = [f"**{_inline(block.question).strip()}**", *(_line(_inline(each)) for each in block.paragraphs)]
+            return "\n>\n".join(f"> {each}" for each in said)
         case Code():
             return _fenced(clean(block.text, lines=True))
         case Picture():

@@ -1,4 +1,4 @@
-"""A report as a document, which search.report_html and search.report_markdown turn into text.
+"""A report as a document, which search.report_html, search.report_markdown and search.report_pdf write down.
 
 Whatever a document contains is text; it is escaped there, and there is no way to put markup in.
 """
@@ -6,8 +6,9 @@ Whatever a document contains is text; it is escaped there, and there is no way t
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 Align = str  # one letter a column: l or r
 
@@ -37,6 +38,30 @@ class Missing:
 
 
 @dataclass(frozen=True)
+class Heading:
+    """What the blocks after it, within a section, are about."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Blank:
+    """A question that no record answers and a person has not answered yet: `key` in the file `where`."""
+
+    key: str
+    question: str
+    where: str
+
+
+@dataclass(frozen=True)
+class Words:
+    """A person's answer to a question, told apart from what was recorded."""
+
+    question: str
+    paragraphs: Sequence[str]
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows of cells. `align` has one letter a column; the row with the index `strong` stands out."""
 
@@ -48,14 +73,27 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Forms:
+    """A picture as an SVG element for a page, as a whole SVG file without text elements, and as PNG."""
+
+    svg: str
+    paths: bytes
+    png: bytes
+
+
+@dataclass(frozen=True)
 class Picture:
-    """A picture in both its forms. `name` is a slug; `svg` is an element made by search.report_figures."""
+    """A picture, drawn when its forms are first asked for (see search.report_canvas). `name` is a slug."""
 
     name: str
     title: str
     caption: str
-    svg: str
-    png: bytes
+    draw: Callable[[], Forms]
+
+    @cached_property
+    def forms(self) -> Forms:
+        """What `draw` gives."""
+        return self.draw()
 
 
 @dataclass(frozen=True)
@@ -65,7 +103,7 @@ class Code:
     text: str
 
 
-Block = Paragraph | Missing | Table | Picture | Code
+Block = Paragraph | Heading | Missing | Blank | Words | Table | Picture | Code
 
 
 @dataclass(frozen=True)
@@ -87,17 +125,27 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A whole report."""
+    """A whole report; `front` stands before the sections."""
 
     title: str
     lead: Paragraph
     facts: Sequence[Fact]
     sections: Sequence[Section]
     footer: Paragraph = field(default_factory=Paragraph)
+    front: Sequence[Block] = ()
 
     def pictures(self) -> list[Picture]:
         """Every picture, in order."""
-        return [block for section in self.sections for block in section.blocks if isinstance(block, Picture)]
+        return [block for block in self._blocks() if isinstance(block, Picture)]
+
+    def blanks(self) -> list[Blank]:
+        """Every open question, in order."""
+        return [block for block in self._blocks() if isinstance(block, Blank)]
+
+    def _blocks(self) -> Iterator[Block]:
+        yield from self.front
+        for section in self.sections:
+            yield from section.blocks
 
 
 _LINES = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+")

@@ -1,31 +1,75 @@
-"""The report's sections on the recipe: what it is, where each value came from, and what its run is made again with."""
+"""The report's sections on the training scheme: the method, each value and where it came from; and how to repeat it."""
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Iterator, Mapping
 
 from objectives.score import Measure
 from search import report_text as text
-from search.freeze import origins
-from search.report_pages import Block, Code, Missing, Mono, Paragraph, Table
+from search.freeze_origins import origins
+from search.report_pages import Block, Code, Heading, Missing, Mono, Paragraph, Table
 from search.report_records import Records
+from train.recipe import Recipe
 from train.rundir import Json
 
 
-def recipe(records: Records) -> Iterator[Block]:
-    """The frozen recipe with the origin of each value, or the best trial's where none is frozen."""
-    study = records.study
-    if study.best is None or records.best is None:
+def scheme(records: Records) -> Iterator[Block]:
+    """The method, the frozen recipe with the origin of each value, and how the values were found."""
+    yield records.answers.ask("training_scheme")
+    if records.study.best is None or records.best is None:
         yield Missing("No trial is complete yet, so there is no recipe to show.", text.start(records))
         return
     if records.frozen is None:
         yield text.missing_final(records)
-        record = next(r for r in records.records if r.number == study.best.number)
-        searched = records.best.recipe.model_dump(mode="json")
-        values = origins(records.config, record) if records.config else {}
-        yield _recipe_table(searched, values, f"The recipe of trial {text.trial_name(study.best)}, as it was searched.")
-        return
-    frozen, origin = records.frozen, records.frozen["origin"]
+        yield from _method(records.best.recipe)
+        yield from _searched(records, records.best.recipe)
+    else:
+        yield from _method(_frozen_recipe(records) or records.best.recipe)
+        yield from _frozen(records.frozen)
+    yield Heading("How the values were found")
+    yield from _found(records)
+
+
+def _frozen_recipe(records: Records) -> Recipe | None:
+    try:
+        return Recipe.model_validate_json(json.dumps((records.frozen or {})["recipe"]))
+    except ValueError:
+        return None  # of another version
+
+
+def _method(recipe: Recipe) -> Iterator[Block]:
+    """What is done with the values, in words."""
+    variant = "DoRA" if recipe.use_dora else "LoRA"
+    scaled = "alpha / √rank" if recipe.use_rslora else "alpha / rank"
+    stages = "one stage, supervised fine-tuning (SFT) on answers"
+    if recipe.dpo_steps:
+        stages = (
+            f"two stages, supervised fine-tuning (SFT) for {recipe.sft_steps:,} steps, then preference optimization "
+            f"(DPO, {recipe.dpo_loss} loss) for {recipe.dpo_steps:,}"
+        )
+    yield Paragraph(
+        f"QLoRA: the base model is held in 4 bits (NF4, double quantization) and stays as it is; {variant} adapters in "
+        f"float32 are learned beside its linear layers, scaled by {scaled}. Training has {stages}: "
+        f"{recipe.steps:,} optimizer steps of {recipe.batch_size} examples, {recipe.examples:,} in all. The learning "
+        f"rate rises over the first {recipe.warmup:.1%} of a stage and then follows the schedule {recipe.schedule}; "
+        "schedules are fractions of the horizon."
+    )
+
+
+def _searched(records: Records, recipe: Recipe) -> Iterator[Block]:
+    best = records.study.best
+    assert best is not None
+    record = next((r for r in records.records if r.number == best.number), None)
+    values = origins(records.config, record) if records.config and record else {}
+    caption = f"The recipe of trial {text.trial_name(best)}, as it was searched."
+    yield _recipe_table(recipe.model_dump(mode="json"), values, caption)
+    yield from _template(recipe.chat_template)
+
+
+def _frozen(frozen: Json) -> Iterator[Block]:
+    origin = frozen["origin"]
     yield Paragraph(
         f"Frozen from trial {origin.get('trial')}, which scored ",
         str(Measure(**origin["score"])) if origin.get("score") else "nothing that was recorded",
@@ -40,9 +84,41 @@ def recipe(records: Records) -> Iterator[Block]:
     if changes:
         yield Table(("changed for the final run", "from", "to", "why"), changes, "lrrl")
     yield _recipe_table(frozen["recipe"], origin.get("values", {}), "The recipe of the final run.")
-    if template := frozen["recipe"].get("chat_template"):
+    yield from _template(frozen["recipe"].get("chat_template"))
+
+
+def _template(template: str | None) -> Iterator[Block]:
+    if template:
         yield Paragraph("Chat template:")
         yield Code(template.strip("\n"))
+
+
+def _found(records: Records) -> Iterator[Block]:
+    """By whom, and judged by what."""
+    config, trials = records.config, records.study.trials
+    picked = sum(bool(trial.prior) for trial in trials)
+    yield Paragraph(
+        f"{len(trials)} trials, {picked} of them picked beforehand; the others were suggested by a Gaussian process "
+        "over recipes, by expected improvement, from what the trials before them had shown. A trial is a short run of "
+        "the same training, judged by the share of IFEval prompts that its model follows."
+    )
+    if config is None:
+        return
+    objective, pruner = config.objective, config.pruner
+    rungs = ", ".join(f"{rung:.0%}" for rung in config.study.rungs)
+    if pruner.kind == "none":
+        stopped = "No trial was stopped for it."
+    else:
+        share = "half" if pruner.kind == "median" else f"{pruner.percentile:g}%"
+        stopped = f"A trial that is not among the best {share} at a rung is stopped there."
+    yield Paragraph(
+        f"At {rungs} of the horizon the loss on held-out answers is measured (the probe). {stopped} Scoring asks "
+        f"{objective.subset} prompts of the half that the search may see; a trial that falls behind the best so far is "
+        "asked no more."
+    )
+    searched = [(Mono(name), str(parameter)) for name, parameter in config.space.items()]
+    if searched:
+        yield Table(("searched", "range"), searched, "ll", caption="What was searched; all else was fixed.")
 
 
 def _recipe_table(recipe: Json, values: Mapping[str, str], caption: str) -> Table:
@@ -87,7 +163,9 @@ def reproduce(records: Records) -> Iterator[Block]:
         "final_run.py holds the whole recipe. In another folder, on the same hardware and with the same versions, it "
         "gives the same adapter, bit for bit, where its hours reach the horizon (on a GPU, sums may differ)."
     )
-    yield Code(f"python {study.folder / 'final_run.py'}\npython {study.folder / 'final_run.py'} --status")
+    command = shlex.join(["python", str(study.folder / "final_run.py")])
+    yield Code(f"{command}\n{command} --status")
+    yield from _locked(records.lock)
     used = (text.final_result(records) or {}).get("versions", {})
     rows = [(Mono(name), version, used.get(name, "")) for name, version in frozen["versions"].items()]
     yield Table(("library", "frozen with", "final run with"), rows, "lll")
@@ -96,3 +174,16 @@ def reproduce(records: Records) -> Iterator[Block]:
     pins += [("base model", pinned["base"]["sha256"] or pinned["base"]["revision"])]
     pins += [(f"data {s['name']}", s["sha256"] or s["revision"]) for s in pinned["sources"]]
     yield Table(("what", "SHA-256 or commit"), [(name, Mono(pin or "not pinned")) for name, pin in pins], "ll")
+
+
+def _locked(lock: Json | None) -> Iterator[Block]:
+    """What the lock file holds, and on which machine it was written."""
+    if lock is None:
+        return
+    python, machine = lock["python"], lock["machine"]
+    gpu = f", {machine['gpu']['name']}" if machine.get("gpu") else ""
+    yield Paragraph(
+        f"Its lock file names {len(lock['packages'])} packages with a digest of each, and digests of the files of the "
+        f"base model, the data and the prompts. It was frozen with {python['implementation']} {python['version']} on "
+        f"{machine['system']} {machine['architecture']}, {machine['libc']}, {machine['processor']}{gpu}."
+    )

@@ -3,38 +3,32 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from search import config, freeze, view
+from objectives.score import Score
+from search import config, freeze_file, report_answers, report_foretold, view
 from search.config import StudyConfig
-from search.errors import ConfigError, FreezeDiffers
+from search.errors import ConfigError, FreezeDiffers, SearchError
+from search.report_answers import Answers
+from search.report_foretold import Foretold
+from search.report_run import Problems, RunRecord, brief, read_run, score_in
 from search.view import StudyView
 from storage import db, trials
 from storage.ledger import Attempt, Ledger
 from storage.records import TrialRecord
-from train.planning import plan
-from train.recipe import Recipe, RecipeError
-from train.rundir import Json, RunDir, parse_event, read_json
+from train import lock
+from train.rundir import Json, RunDir, read_json
 
 LEAST_TRIALS = 6  # complete ones; an importance from fewer says nothing
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """What one run left behind. `planned` is None where the base model is not there to plan with."""
-
-    recipe: Recipe
-    result: Json | None
-    events: Sequence[Json]
-    planned: plan.Plan | None
+Held = TypeVar("Held")
 
 
 @dataclass(frozen=True)
 class Records:
-    """Everything that the report is made of."""
+    """Everything that the report is made of. `problems` are those of files that another version wrote."""
 
     study: StudyView
     config: StudyConfig | None
@@ -42,25 +36,38 @@ class Records:
     attempts: Sequence[Attempt]
     spent_by_cause: Mapping[str, float]
     importances: Mapping[str, float]
-    base: Json | None  # result of scoring the base model
+    foretold: Sequence[Foretold]
+    base: Score | None  # of the base model, on the search's prompts
     best: RunRecord | None
     frozen: Json | None
+    lock: Json | None  # what was frozen beside final_run.py
     frozen_problem: str  # why final_run.py cannot be read, where it cannot
     final: RunRecord | None
-    samples: Sequence[Json]  # of the final run
+    answers: Answers
+    problems: Sequence[str]
+
+    @property
+    def run(self) -> RunRecord | None:
+        """The run that a submission is about: the final one, and before there is one, that of the best trial."""
+        return self.final or self.best
 
 
 def gather(folder: Path) -> Records:
     """Read everything about the study in `folder`, through connections that cannot write.
 
-    Raises SearchError where there is no study, StorageError where its database cannot be read.
+    Raises SearchError where there is no study, one that another version wrote, or answers that cannot be read;
+    StorageError where the database cannot be read.
     """
-    study = view.read(folder)
-    records, importances = _optuna(folder)
-    attempts, spent = _ledger(folder)
-    loaded = _config(folder)
-    frozen, problem = _frozen(folder)
-    final = RunDir(folder / "final")
+    answers = report_answers.read(folder)
+    study = _of_this_version(folder, view.read)
+    records, importances = _of_this_version(folder, _optuna)
+    attempts, spent = _of_this_version(folder, _ledger)
+    problems = Problems()
+    loaded, (frozen, frozen_problem) = _config(folder), _frozen(folder)
+    device = loaded.machine.device if loaded else None
+    runs = folder / "runs"
+    best = read_run(RunDir(runs / f"{study.best.number:03d}"), device, problems) if study.best else None
+    base = problems.tolerate("runs/base/result.json", lambda: read_json(RunDir(runs / "base").result), None)
     return Records(
         study=study,
         config=loaded,
@@ -68,13 +75,27 @@ def gather(folder: Path) -> Records:
         attempts=attempts,
         spent_by_cause=spent,
         importances=importances,
-        base=read_json(RunDir(folder / "runs" / "base").result),
-        best=_run(RunDir(folder / "runs" / f"{study.best.number:03d}"), loaded) if study.best else None,
+        foretold=problems.tolerate("runs", lambda: report_foretold.foretold(folder, loaded, best, records), []),
+        base=score_in(base, "runs/base", problems),
+        best=best,
         frozen=frozen,
-        frozen_problem=problem,
-        final=_run(final, loaded),
-        samples=_samples(final.samples),
+        lock=problems.tolerate(lock.FILE, lambda: read_json(folder / lock.FILE), None),
+        frozen_problem=frozen_problem,
+        final=read_run(RunDir(folder / "final"), device, problems),
+        answers=answers,
+        problems=list(dict.fromkeys(problems)),
     )
+
+
+def _of_this_version(folder: Path, read: Callable[[Path], Held]) -> Held:
+    """What `read` makes of a study. Without it there is no report: another version's is refused."""
+    try:
+        return read(folder)
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise SearchError(
+            f"{folder}: the records of this study are not what this version writes ({brief(error)}); "
+            "make its report with the version that made the study, or put back the files that were changed"
+        ) from error
 
 
 def _optuna(folder: Path) -> tuple[list[TrialRecord], dict[str, float]]:
@@ -92,7 +113,7 @@ def _optuna(folder: Path) -> tuple[list[TrialRecord], dict[str, float]]:
 
 
 def _importances(storage: Any, name: str) -> dict[str, float]:
-    """Optuna's estimate; empty where there are too few complete trials, or all scores are the same."""
+    """By PED-ANOVA; empty where there are too few complete trials, or all scores are the same."""
     import optuna
 
     study = optuna.load_study(study_name=name, storage=storage)
@@ -102,7 +123,9 @@ def _importances(storage: Any, name: str) -> dict[str, float]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # about parameters that few trials have
-            return optuna.importance.get_param_importances(study)
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+            return optuna.importance.get_param_importances(study, evaluator=evaluator)
     except (ValueError, RuntimeError):  # what its evaluators raise where they find nothing to compare
         return {}
 
@@ -127,35 +150,10 @@ def _config(folder: Path) -> StudyConfig | None:
 
 
 def _frozen(folder: Path) -> tuple[Json | None, str]:
-    path = folder / freeze.FILE
+    path = folder / freeze_file.FILE
     if not path.exists():
         return None, ""
     try:
-        return freeze.constant(path), ""
+        return freeze_file.constant(path), ""
     except FreezeDiffers as error:
         return None, str(error)
-
-
-def _run(run: RunDir, loaded: StudyConfig | None) -> RunRecord | None:
-    if not run.recipe_path.exists():
-        return None
-    recipe = run.recipe()
-    return RunRecord(recipe, read_json(run.result), list(run.read_events()), _planned(recipe, loaded))
-
-
-def _planned(recipe: Recipe, loaded: StudyConfig | None) -> plan.Plan | None:
-    if loaded is None:
-        return None
-    try:
-        facts = plan.inspect_base(recipe.base.model, recipe.base.revision)
-        return plan.plan(recipe, facts, loaded.machine.device)
-    except (RecipeError, OSError):
-        return None
-
-
-def _samples(path: Path, count: int = 3) -> list[Json]:
-    if not path.exists():
-        return []
-    with open(path, "rb") as file:
-        lines = [line for line, _ in zip(file, range(count), strict=False)]
-    return [sample for line in lines if (sample := parse_event(line)) is not None]

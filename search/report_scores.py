@@ -1,15 +1,17 @@
-"""The report's sections on scores: by half with standard errors, by type of instruction, and on the model's speed."""
+"""The report's section on evaluation: scores by half with standard errors, by type of instruction; speed and size."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator, Mapping
 
 from objectives.score import Score
 from search import report_figures as figures
 from search import report_text as text
 from search.report_canvas import picture
-from search.report_pages import Block, Code, Missing, Paragraph, Table
+from search.report_pages import Block, Code, Heading, Missing, Paragraph, Table
 from search.report_records import Records
+from search.report_run import RunRecord
 from search.report_text import HALVES
 from train.rundir import Json
 
@@ -24,9 +26,28 @@ SAMPLE_CHARACTERS = 600
 PUNKT = "python -m nltk.downloader punkt_tab"
 
 
-def scores(records: Records) -> Iterator[Block]:
-    """The headline of every model, on each part of the prompts."""
-    study, final = records.study, text.final_result(records)
+def evaluation(records: Records) -> Iterator[Block]:
+    """Scores, answers, instruction types, speed and size."""
+    yield from _headline(records)
+    yield records.answers.ask("conclusions")
+    final = records.final
+    if final is None or not final.scores or not final.base_scores:
+        if records.study.best:
+            yield from _not_scored(records)
+        yield from _search_evaluation(records)
+    else:
+        yield from _final_evaluation(final)
+    if final and final.result:
+        yield Heading("Latency and size")
+        yield from _speed(records, final.result)
+    if final and final.samples:
+        yield Heading("Three answers")
+        yield from _samples(final.samples)
+
+
+def _headline(records: Records) -> Iterator[Block]:
+    """The strict share of every model, on each part of the prompts."""
+    study, final = records.study, records.final
     subset = study.base or (study.best.score if study.best else None)
     yield Paragraph(
         "Share of IFEval prompts of which every instruction was followed, judged strictly. The search saw "
@@ -35,14 +56,14 @@ def scores(records: Records) -> Iterator[Block]:
         "which therefore flatters it; the sealed half had no part in the choice."
     )
     head = ("model", "search's subset", *HALVES.values())
-    rows = [("base model", text.measure(study.base), *_halves(final, "base_scores"))]
+    rows = [("base model", text.measure(study.base), *_halves(final.base_scores if final else {}))]
     if study.best:
         rows.append((f"best trial ({text.trial_name(study.best)})", text.measure(study.best.score), "", "", ""))
-    if final:
-        rows.append(("final run", "", *_halves(final, "scores")))
-    yield Table(head, rows, "lrrrr", strong=len(rows) - 1 if final else None)
-    if final and records.final and final["outcome"] == "stopped":
-        steps, all_steps = final["steps"], records.final.recipe.steps
+    if final and final.scores:
+        rows.append(("final run", "", *_halves(final.scores)))
+    yield Table(head, rows, "lrrrr", strong=len(rows) - 1 if final and final.scores else None)
+    if final and final.result and final.result.get("outcome") == "stopped":
+        steps, all_steps = final.result.get("steps", 0), final.horizon
         yield Paragraph(
             f"The hours of the final run ended at step {steps:,} of {all_steps:,} ({steps / all_steps:.0%}), before "
             "its schedule was through; another run ends where its own hours do, with another adapter."
@@ -51,31 +72,25 @@ def scores(records: Records) -> Iterator[Block]:
         yield Missing("The base model is not scored yet.", text.start(records))
     if not study.best:
         yield Missing("No trial is complete yet.", text.start(records))
-    elif not final:
+
+
+def _halves(scores: Mapping[str, Score]) -> tuple[str, ...]:
+    return tuple(str(scores[half].prompt_strict) if half in scores else "" for half in HALVES)
+
+
+def _not_scored(records: Records) -> Iterator[Block]:
+    if records.final is None or not records.final.result:
         yield text.missing_final(records)
-
-
-def _halves(final: Json | None, key: str) -> tuple[str, str, str]:
-    if not final:
-        return "", "", ""
-    search, sealed, everything = (str(text.final_score(final, key, half).prompt_strict) for half in HALVES)
-    return search, sealed, everything
-
-
-def evaluation(records: Records) -> Iterator[Block]:
-    """Everything else that the scoring of the final run told; before there is one, of the best trial."""
-    final = text.final_result(records)
-    if final is None:
-        yield (
-            text.missing_final(records)
-            if records.study.best
-            else Missing("No trial is complete yet.", text.start(records))
+    else:
+        yield Missing(
+            "The final run has no scores.", shlex.join(["nightshift", "score", str(records.study.folder / "final")])
         )
-        yield from _search_evaluation(records)
-        return
-    pairs = {
-        half: (text.final_score(final, "base_scores", half), text.final_score(final, "scores", half)) for half in HALVES
-    }
+
+
+def _final_evaluation(final: RunRecord) -> Iterator[Block]:
+    """Before and after, on both halves and together."""
+    parts = [half for half in HALVES if half in final.scores and half in final.base_scores]
+    pairs = {half: (final.base_scores[half], final.scores[half]) for half in parts}
     columns = {
         f"{HALVES[half]}: {who}": score
         for half, pair in pairs.items()
@@ -83,28 +98,47 @@ def evaluation(records: Records) -> Iterator[Block]:
     }
     yield _metrics(columns)
     yield _answers(columns)
-    halves = {HALVES[half]: pairs[half] for half in ("search", "sealed")}
-    yield _types(halves, "final run", "with the final run's standard error")
-    yield from _remarks(pairs["all"][1])
-    yield from _speed(final)
-    yield from _samples(records.samples)
+    halves = {HALVES[half]: pairs[half] for half in ("search", "sealed") if half in pairs}
+    if halves and all(score.by_type for pair in halves.values() for score in pair):
+        yield Heading("By type of instruction")
+        yield _types(halves, "final run", "with the final run's standard error")
+        yield _type_table(halves)
+    if parts:
+        yield from _remarks(pairs[parts[-1]][1])
+
+
+def _type_table(halves: Mapping[str, tuple[Score, Score]]) -> Table:
+    """The figures of the picture."""
+    names = sorted({name for pair in halves.values() for score in pair for name in score.by_type})
+    head = ["type of instruction"]
+    for prompts in halves:
+        head += [f"{prompts}: n", f"{prompts}: base", f"{prompts}: final"]
+    cells = {name: [cell for pair in halves.values() for cell in _type_cells(name, pair)] for name in names}
+    rows = [(name.replace(":", ": "), *row) for name, row in cells.items()]
+    return Table(head, rows, "l" + "rrr" * len(halves), caption="Share of instructions followed, judged strictly.")
+
+
+def _type_cells(name: str, pair: tuple[Score, Score]) -> tuple[str, str, str]:
+    before, after = (score.by_type.get(name) for score in pair)
+    counted = after or before
+    return str(counted.n) if counted else "", text.measure(before), text.measure(after)
 
 
 def _search_evaluation(records: Records) -> Iterator[Block]:
     """Of the base model and the best trial, on the prompts that the search asks."""
-    tuned = (records.best.result or {}).get("score") if records.best else None
-    base = (records.base or {}).get("score")
-    if not tuned or not base or not records.best or not records.study.best:
+    tuned = records.best.score if records.best else None
+    if not tuned or not records.base or not records.study.best:
         return
-    columns = {"base model": text.parse(base), "best trial": text.parse(tuned)}
+    columns = {"base model": records.base, "best trial": tuned}
     yield _answers(columns)
     if all(score.by_type for score in columns.values()):
         yield _types({"search's subset": tuple(columns.values())}, "best trial", "with the trial's standard error")
     else:
+        run = records.study.folder / "runs" / f"{records.study.best.number:03d}"
         yield Missing(
             "The answers of the search were ended once their prompt's verdict was decided, so that the verdict on each "
             "instruction is not known.",
-            f"nightshift score {records.study.folder / 'runs' / f'{records.study.best.number:03d}'} --prompts search",
+            shlex.join(["nightshift", "score", str(run), "--prompts", "search"]),
         )
     yield from _remarks(columns["best trial"])
 
@@ -165,8 +199,9 @@ def _remarks(score: Score) -> Iterator[Block]:
         )
 
 
-def _speed(final: Json) -> Iterator[Block]:
+def _speed(records: Records, final: Json) -> Iterator[Block]:
     latency, size = final.get("latency"), final.get("size")
+    run = shlex.join(["nightshift", "latency", str(records.study.folder / "final")])
     if latency:
         rows = [
             ("time to the first token", *(f"{latency['first_token_s'][p]:.4f} s" for p in ("p50", "p95"))),
@@ -178,6 +213,8 @@ def _speed(final: Json) -> Iterator[Block]:
             f"{latency['new_tokens']} new ones, {latency['runs']} runs."
         )
         yield Table(("", "median", "95th percentile"), rows, "lrr", caption=caption)
+    else:
+        yield Missing("Latency is not recorded.", run)
     if size:
         sizes = [
             ("parameters, base model and adapter", text.count(size["total_parameters"])),
@@ -186,6 +223,8 @@ def _speed(final: Json) -> Iterator[Block]:
             ("weights in memory, 4 bits", text.size(size["loaded_bytes"])),
         ]
         yield Table(("size", ""), sizes, "lr")
+    else:
+        yield Missing("The size is not recorded.", run)
 
 
 def _samples(samples: Iterable[Json]) -> Iterator[Block]:

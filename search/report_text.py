@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
-from objectives.score import Measure, Score
+from objectives.score import Measure
 from search.report_pages import Missing
 from search.report_records import Records
 from search.view import TrialView
@@ -18,9 +21,9 @@ def missing_final(records: Records) -> Missing:
     """What is not there of the final run, and the command that makes it."""
     if records.frozen is None:
         what = records.frozen_problem or "The best trial is not frozen yet."
-        return Missing(what, f"nightshift freeze {records.study.name}")
+        return Missing(what, shlex.join(["nightshift", "freeze", records.study.name]))
     started = "has not ended yet" if records.final else "has not been started"
-    return Missing(f"The final run {started}.", f"python {records.study.folder / 'final_run.py'}")
+    return Missing(f"The final run {started}.", shlex.join(["python", str(records.study.folder / "final_run.py")]))
 
 
 def final_result(records: Records) -> Json | None:
@@ -28,19 +31,16 @@ def final_result(records: Records) -> Json | None:
     return records.final.result if records.final else None
 
 
-def final_score(final: Json, key: str, half: str) -> Score:
-    """A Score of the final run's result: of "scores" or "base_scores", for one of HALVES."""
-    return parse(final[key][half])
-
-
-def parse(dumped: Json) -> Score:
-    """A Score out of a result.json."""
-    return Score.model_validate(dumped, strict=False)
+def run_name(records: Records) -> str:
+    """Which run `records.run` is."""
+    if records.final:
+        return "final run"
+    return f"trial {records.study.best.number}" if records.study.best else ""
 
 
 def start(records: Records) -> str:
     """The command that goes on with the study."""
-    return f"nightshift start {records.study.folder / 'study.toml'}"
+    return shlex.join(["nightshift", "start", str(records.study.folder / "study.toml")])
 
 
 def trial_name(trial: TrialView) -> str:
@@ -51,6 +51,18 @@ def trial_name(trial: TrialView) -> str:
 def state(trial: TrialView) -> str:
     """How it stands; a trial that the race ended is told apart from one that was asked everything."""
     return "behind" if trial.behind is not None else trial.state
+
+
+def told_state(trial: TrialView) -> str:
+    """How it stands, in words."""
+    return STATES.get(state(trial), trial.state)
+
+
+def told_score(trial: TrialView) -> str:
+    """Its score, or the estimate of one, marked as such."""
+    if trial.behind is not None and trial.value is not None:
+        return f"≈ {trial.value:.3f}"
+    return measure(trial.score)
 
 
 def measure(known: Measure | None) -> str:
@@ -86,3 +98,13 @@ def duration(seconds: float) -> str:
     if seconds >= 3600:
         return f"{seconds / 3600:.2f} h"
     return f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.1f} s"
+
+
+def exact_duration(seconds: float) -> str:
+    """Seconds in the unit that reads best, also where they are few."""
+    return f"{seconds:.2f} s" if seconds < 10 else duration(seconds)
+
+
+def median_ratio(pairs: Sequence[tuple[float, float]]) -> str:
+    """The median of second over first."""
+    return f"{statistics.median(second / first for first, second in pairs):.2f}"

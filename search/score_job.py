@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from objectives.score import Score
-from search import freeze, score_settings
+from search import score_settings
 from search.errors import SearchError, WorkerFailed
 from search.launcher import environment, kill_group
 from search.score_model import ScoredModel
 from search.score_settings import Machine, Part, Prompts
+from train.environment import versions
 from train.rundir import Json, parse_event, read_json, write_json
 
 SCORE, SETTINGS, SAMPLES, LOG = "score.json", "settings.json", "samples.jsonl", "log.txt"
@@ -174,7 +175,7 @@ def latency_job(models: Sequence[ScoredModel], machine: Machine, runs: int, resu
         "runs": runs,
         "warmups": WARMUPS,
         "result": str(result),
-        "record": {**facts, "versions": freeze.versions()},
+        "record": {**facts, "versions": versions()},
         "lower": "measure one model alone, or with --weights nf4",
     }
 

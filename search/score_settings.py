@@ -11,12 +11,13 @@ from typing import Any, Literal, NoReturn
 
 from objectives import subset
 from objectives.score import ObjectiveError, Prompt
-from search import config, freeze
+from search import config, freeze_file
 from search.errors import FreezeDiffers, MachineUnfit, SearchError
 from search.home import STUDY_FILE
 from search.score_engine import OWN, Engine
 from search.score_model import FINAL, ScoredModel
 from search.survey import card, read_prompts
+from train.environment import versions
 from train.rundir import Json
 
 Device = Literal["cpu", "cuda"]
@@ -161,10 +162,10 @@ def _parts(path: Path, read: tuple[Prompt, ...], part: Part) -> dict[str, tuple[
 def _known(model: ScoredModel) -> tuple[Path, str | None]:
     """The file of prompts where no one says which, and the digest that it has to have."""
     if model.run is not None and model.run.path.resolve().name == FINAL:
-        frozen = model.run.path.resolve().with_name(freeze.FILE)
+        frozen = model.run.path.resolve().with_name(freeze_file.FILE)
         if frozen.is_file():
             try:
-                objective = freeze.constant(frozen)["objective"]
+                objective = freeze_file.constant(frozen)["objective"]
             except FreezeDiffers:
                 raise SearchError(f"{frozen} was edited, so its prompts are not known: add --file PATH") from None
             return Path(frozen.parent, objective["prompts"]), objective["prompts_sha256"]
@@ -207,5 +208,5 @@ def settings(
         "chat_template": template,
         **lengths,
         **machine.facts,
-        "versions": freeze.versions(),
+        "versions": versions(),
     }

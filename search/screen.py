@@ -73,7 +73,7 @@ def rehearsed(done: Rehearsed) -> RenderableType:
         cells = [f"{measure} (n={measure.n})" if measure else "" for measure in (result.search, result.unseen)]
         scores.add_row(result.model, *cells)
     places = Table.grid(padding=(0, 2))
-    places.add_row("report", f"{done.folder / 'report.html'} (and report.md)")
+    places.add_row("report", f"{done.folder / 'report.html'} (and report.pdf, report.md)")
     places.add_row("frozen recipe", str(done.folder / "final_run.py"))
     places.add_row("its adapter", str(done.folder / "final" / "adapter"))
     return Group("", scores, "", _steps(done), "", places)

@@ -101,12 +101,18 @@ class PrunerSection(Frozen):
 
 
 class FinalSection(Frozen):
-    """[final]: what the frozen recipe may use, and whether its learning rates are lowered for its longer horizon."""
+    """[final]: what the frozen recipe may use, and whether its learning rates are lowered for its longer horizon.
+
+    `licences` states, by the name of a data source or for "base", a licence that Nightshift does not know.
+    `allow_overlap` lets data be frozen that may share text with the prompts of the score.
+    """
 
     hours: Annotated[float, Field(gt=0.0, le=24.0)] = 24.0
     max_epochs: Positive = 3.0
     max_new_tokens: Count = 1280
     correct_learning_rate: bool = True
+    licences: dict[str, Annotated[str, Field(min_length=1, max_length=200)]] = {}
+    allow_overlap: bool = False
 
 
 class Prior(Frozen):

@@ -9,22 +9,23 @@ from __future__ import annotations
 import difflib
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
 from optuna.exceptions import ExperimentalWarning
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from search import space, split
+from search.affordable import NothingAffordable
 from search.config import PrunerSection, StudyConfig
 from search.errors import StudyChanged
 from search.parameters import Value
-from search.points import Points
+from search.points import Params, Points
 from search.policy import Fits
-from search.sampler import PolicySampler
+from search.sampler import SUGGESTED, Excess, PolicySampler
 from search.survey import Survey
 from search.transfer import PREFIX
 from storage import trials
@@ -33,6 +34,7 @@ from train.planning.plan import SourceFacts
 from train.recipe import Source
 
 IDENTITY = "nightshift:identity"
+SMALLER = "smaller"  # user attribute of a trial that took the place of one for which the budget had too little left
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -85,20 +87,51 @@ class Study:
         opened._enqueue_priors(earlier or {})
         return opened
 
-    def next_trial(self, fits: Fits = lambda _: True) -> OpenTrial:
+    def next_trial(self, fits: Fits = lambda _: True, excess: Excess = lambda _: 0.0) -> OpenTrial:
         """The interrupted trial with the lowest number, or a new one from the queue or the sampler.
 
-        The sampler passes over recipes that do not fit. It is made anew for every trial, from the study's seed and the
-        trial's number, so that a study which was killed suggests what an uninterrupted one does.
+        Recipes with an `excess` of seconds over what is left of the budget stay in the queue, and the sampler passes
+        over them, and over those that do not fit; raises NothingAffordable where nothing is left. The sampler is made
+        anew for every trial, from the study's seed and the trial's number, so that a study which was killed suggests
+        what an uninterrupted one does.
         """
         trials = self.optuna.get_trials(deepcopy=False)
-        running = next((t for t in trials if t.state == TrialState.RUNNING), None)
-        number = running.number if running else sum(t.state != TrialState.WAITING for t in trials)
-        seed = (self._config.study.seed, number)
-        self.optuna.sampler = PolicySampler(self._points, space.optuna_distributions(self._config), seed, fits)
-        handle = optuna.Trial(self.optuna, running._trial_id) if running else self.optuna.ask()
+        if running := next((t for t in trials if t.state == TrialState.RUNNING), None):
+            self.optuna.sampler = self._sampler(running.number, fits, excess)
+            handle = optuna.Trial(self.optuna, running._trial_id)
+        else:
+            handle = optuna.Trial(self.optuna, self._begin(trials, fits, excess))
         params = space.suggest(handle, self._config)
         return OpenTrial(handle.number, params, str(handle.user_attrs.get("prior", "")), handle)
+
+    def _begin(self, trials: Sequence[FrozenTrial], fits: Fits, excess: Excess) -> int:
+        """Set the first trial of the queue running that may start, else a new one; returns its id."""
+        passed_over = False
+        for queued in (*(t for t in trials if t.state == TrialState.WAITING), None):
+            self.optuna.sampler = sampler = self._sampler(queued.number if queued else len(trials), fits, excess)
+            found = sampler.suggest(self.optuna, queued.system_attrs.get("fixed_params", {}) if queued else {})
+            if found:
+                return self._run(queued, found.params, {SMALLER: True} if found.smaller or passed_over else {})
+            passed_over = True
+        raise NothingAffordable
+
+    def _run(self, queued: FrozenTrial | None, params: Params, attributes: Mapping[str, Any]) -> int:
+        """In one write, once all else is written down: a kill before it leaves the queue as it was."""
+        storage, suggested = self.optuna._storage, {SUGGESTED: params}
+        if queued is None:
+            running = optuna.trial.create_trial(
+                state=TrialState.RUNNING, user_attrs=dict(attributes), system_attrs=dict(suggested)
+            )
+            return storage.create_new_trial(self.optuna._study_id, template_trial=running)
+        for key, value in attributes.items():
+            storage.set_trial_user_attr(queued._trial_id, key, value)
+        storage.set_trial_system_attr(queued._trial_id, SUGGESTED, params)
+        storage.set_trial_state_values(queued._trial_id, state=TrialState.RUNNING)
+        return queued._trial_id
+
+    def _sampler(self, number: int, fits: Fits, excess: Excess) -> PolicySampler:
+        seed = (self._config.study.seed, number)
+        return PolicySampler(self._points, space.optuna_distributions(self._config), seed, fits, excess)
 
     def report(self, trial: OpenTrial, fraction: float, bits_per_byte: float) -> bool:
         """Record a rung and say whether the trial may go on. Idempotent: a rung told twice keeps its first value.

@@ -93,7 +93,7 @@ def settled(folder: Path, given: Earlier | None, config: StudyConfig) -> Earlier
     What was kept is fitted to a space that has changed since. Raises StudyChanged where trials began from something
     else. For the one service that holds the study.
     """
-    kept = _kept(folder)
+    kept = kept_in(folder)
     if given is None and kept is None:
         return None
     if _begun(folder):
@@ -109,6 +109,20 @@ def settled(folder: Path, given: Earlier | None, config: StudyConfig) -> Earlier
         recipes = [{"trial": recipe.trial, "params": recipe.params} for recipe in now.recipes]
         write_json(folder / FILE, {"folder": now.folder, "recipes": recipes})
     return now
+
+
+def kept_in(folder: Path) -> Earlier | None:
+    """What the study in `folder` took from another one; None where it took nothing. Raises SearchError where that
+    cannot be read."""
+    path = folder / FILE
+    try:
+        found = read_json(path)
+        return Earlier(found["folder"], tuple(Taken(**recipe) for recipe in found["recipes"])) if found else None
+    except (ValueError, KeyError, TypeError, AssertionError):
+        raise SearchError(
+            f"{path} is damaged, which says what was taken from another study; put it back, or move it away: its "
+            "trials are kept, and only where their recipes came from is forgotten"
+        ) from None
 
 
 def ranked(trials: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -174,11 +188,6 @@ def _held(parameter: Parameter, value: records.Value) -> Value | None:
 
 def _params(trial: TrialRecord) -> Params:
     return {name: value for name, value in trial.params.items() if value is not None}
-
-
-def _kept(folder: Path) -> Earlier | None:
-    found = read_json(folder / FILE)
-    return Earlier(found["folder"], tuple(Taken(**recipe) for recipe in found["recipes"])) if found else None
 
 
 def _begun(folder: Path) -> bool:

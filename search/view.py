@@ -118,8 +118,10 @@ def build(
     work: Mapping[int | None, Work],
     open_attempts: Sequence[Attempt],
     spent_s: float,
+    night_s: float | None = None,
 ) -> StudyView:
-    """The view of records that were read already."""
+    """The view of records that were read already. `night_s`: seconds until the deadline, where the service says so;
+    else they follow from its time of day and this machine's clock."""
     alive = facts.is_alive
     running = open_attempts[-1] if alive and open_attempts else None
     trials = tuple(_trial(record, work.get(record.number, NONE), running) for record in records)
@@ -129,7 +131,7 @@ def build(
         folder=folder,
         trials=trials,
         trials_wanted=facts.trials_wanted,
-        base=_base(folder),
+        base=base_score(folder),
         spent_s=spent_s,
         budget_s=facts.budget_s,
         until=facts.until,
@@ -142,12 +144,14 @@ def build(
         activity=_activity(folder, running) if running else None,
         service_pid=facts.holder.pid if alive else None,
         ending=facts.ending or None,
-        forecast=_forecast(folder, facts, trials, spent_s, alive),
+        forecast=_forecast(
+            folder, facts, trials, spent_s, _deadline_s(facts.until) if alive and night_s is None else night_s
+        ),
     )
 
 
 def _forecast(
-    folder: Path, facts: service.Facts, trials: Sequence[TrialView], spent_s: float, alive: bool
+    folder: Path, facts: service.Facts, trials: Sequence[TrialView], spent_s: float, deadline_s: float | None
 ) -> Forecast | None:
     ended = [trial for trial in trials if trial.state in ENDED]
     scores = [t.score for t in ended if t.score is not None and t.state == "complete"]
@@ -157,7 +161,7 @@ def _forecast(
         [Scored(score.value, score.standard_error) for score in scores],
         wanted=facts.trials_wanted - len(ended),
         unspent_s=max(0.0, facts.budget_s - spent_s),
-        deadline_s=_deadline_s(facts.until) if alive else None,
+        deadline_s=deadline_s,
         running_s=sum(t.gpu_seconds for t in trials if t.state in ("running", "interrupted")),
     )
 
@@ -179,7 +183,7 @@ def _trial(record: TrialRecord, work: Work, running: Attempt | None) -> TrialVie
         state=_state(record, running),
         params={key: value for key, value in record.params.items() if value is not None},
         rungs={step / 100: -value for step, value in record.rungs.items()},
-        score=Measure(**attributes["score"]) if "score" in attributes else None,
+        score=_measure(attributes.get("score")),
         gpu_seconds=work.charged_s,
         attempts=work.attempts,
         reason=str(attributes.get("infeasible") or attributes.get("reason") or ""),
@@ -198,9 +202,21 @@ def _state(record: TrialRecord, running: Attempt | None) -> str:
     return "running" if running and running.trial == record.number else "interrupted"
 
 
-def _base(folder: Path) -> Measure | None:
-    result = read_json(RunDir(folder / "runs" / "base").result)
-    return Measure(**result["score"]["prompt_strict"]) if result and result.get("score") else None
+def base_score(folder: Path) -> Measure | None:
+    """What the base model of the study in `folder` scored; None where that is not known, or not in today's words."""
+    try:
+        result = read_json(RunDir(folder / "runs" / "base").result) or {}
+        return _measure(result["score"]["prompt_strict"])
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _measure(held: object) -> Measure | None:
+    """A measure as it was written down; None for what an earlier version wrote otherwise."""
+    try:
+        return Measure.model_validate(held)
+    except ValueError:
+        return None
 
 
 def _activity(folder: Path, running: Attempt) -> Activity:

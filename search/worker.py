@@ -56,7 +56,7 @@ class Worker:
 
     def serve(self) -> int:
         """Take assignments until told to end; returns the exit code."""
-        attempt = None
+        attempt = 0  # no order has it: the ledger's begin at 1, and an order to end has None
         while True:
             order = read_json(self.runs / ASSIGNMENT)
             if order is None or order["token"] != self.token or order["attempt"] == attempt:

@@ -163,6 +163,7 @@ startup_trials = 2
 
 [final]
 hours = {final_hours}
+licences = {{ base = "MIT", plain = "CC0-1.0", chat = "CC0-1.0", pairs = "CC0-1.0" }}
 max_epochs = 3.0
 max_new_tokens = 8
 """

@@ -27,6 +27,7 @@ __all__ = [
     "check_is_base",
     "facts_of_config",
     "inspect_base",
+    "own_chat_template",
     "targeted",
 ]
 
@@ -118,7 +119,7 @@ def inspect_base(model: str, revision: str | None = None, sha256: str | None = N
             f"{folder} is not the model that was pinned: sha256 is {digest}, not {sha256}; "
             "get the pinned files again, or start a new study on these"
         )
-    told = {"tuned": why_tuned(model, folder, config), "has_chat_template": _has_chat_template(folder)}
+    told = {"tuned": why_tuned(model, folder, config), "has_chat_template": own_chat_template(folder) is not None}
     return facts.model_copy(update={**told, "sha256": digest, "folder": str(folder), "revision": commit})
 
 
@@ -240,11 +241,17 @@ def _check_tokenizer(folder: Path) -> None:
         raise NoEos(folder)
 
 
-def _has_chat_template(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").exists() or (folder / "chat_template.json").exists():
-        return True
-    path = folder / "tokenizer_config.json"
-    return path.exists() and bool(json_object(path).get("chat_template"))
+def own_chat_template(folder: Path) -> str | None:
+    """The chat template that the tokenizer in `folder` brings along; of several, the one by the name of default."""
+    if (path := folder / "chat_template.jinja").exists():
+        return path.read_text(encoding="utf-8", errors="replace") or None
+    for name in ("chat_template.json", "tokenizer_config.json"):
+        held = json_object(folder / name).get("chat_template") if (folder / name).exists() else None
+        if isinstance(held, list):
+            held = next((e.get("template") for e in held if isinstance(e, dict) and e.get("name") == "default"), None)
+        if held:
+            return str(held)
+    return None
 
 
 # The facts

@@ -31,6 +31,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
+from train.horizon import Decision
 from train.model import Tensors, save_tensors
 from train.rundir import Json, RunDir, fsync_folder, read_json
 
@@ -44,12 +45,20 @@ Parameters = Mapping[str, torch.nn.Parameter]
 
 @dataclass(frozen=True)
 class Position:
-    """How far a run is: steps done, tokens seen, process seconds used, and the bits per byte of the rungs passed."""
+    """How far a run is: steps done, tokens seen, process seconds used, and the bits per byte of the rungs passed.
+
+    Of a run whose end is decided on the way also the decisions in force (see train.horizon), and the rung that measured
+    `best_value`, the lowest, with its step's checkpoint kept; `worse` rungs in a row since then were clearly higher.
+    """
 
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
     rungs: dict[str, float] = field(default_factory=dict)
+    decisions: tuple[Decision, ...] = ()
+    best_step: int = 0
+    best_value: float = 0.0
+    worse: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,7 @@ class Checkpoint:
 def save(
     run: RunDir, position: Position, adapter: Tensors, reference: Tensors | None, optimizer: Any, parameters: Parameters
 ) -> Checkpoint:
-    """Write a checkpoint of `run`, durably, and remove all but the newest KEPT.
+    """Write a checkpoint of `run`, durably, and remove all but the newest KEPT and those that these name as the best.
 
     `parameters` are the trained weights by name. Raises OSError where it cannot be written; those before it are then
     as they were.
@@ -126,19 +135,28 @@ def save(
         raise
     fsync_folder(run.checkpoints)
     fsync_folder(run.path)  # the first one made the folder, too
-    _prune(run, path)
+    _prune(run, path, position.best_step)
     return Checkpoint(path, position)
 
 
 def newest(run: RunDir) -> Checkpoint | None:
     """The newest checkpoint of `run` that verifies; None where there is none. Removes what a kill left half-written."""
     _remove_staged(run)
-    for path in sorted(run.checkpoints.glob("step-*"), reverse=True):
-        if _verifies(path, run.recipe().digest):
-            state = read_json(path / "state.json")
-            assert state is not None
-            return Checkpoint(path, Position(**state["position"]))
-    return None
+    found = (_verified(run, path) for path in sorted(run.checkpoints.glob("step-*"), reverse=True))
+    return next(filter(None, found), None)
+
+
+def at_step(run: RunDir, step: int) -> Checkpoint | None:
+    """The checkpoint of `run` at `step`, if it is there and verifies."""
+    return _verified(run, run.checkpoints / f"step-{step:08d}")
+
+
+def _verified(run: RunDir, path: Path) -> Checkpoint | None:
+    if not _verifies(path, run.recipe().digest):
+        return None
+    position = (read_json(path / "state.json") or {})["position"]
+    decisions = tuple(Decision(**each) for each in position["decisions"])
+    return Checkpoint(path, Position(**{**position, "decisions": decisions}))
 
 
 def discard(run: RunDir) -> None:
@@ -189,14 +207,25 @@ def _seal(folder: Path, recipe_sha256: str, position: Position) -> None:
     fsync_folder(folder)
 
 
-def _prune(run: RunDir, newest: Path) -> None:
-    """Keep `newest` and those just before it; what lies after it was damaged, or this would not be the newest."""
+def _prune(run: RunDir, newest: Path, best_step: int) -> None:
+    """Keep `newest` and those just before it, and the best; what lies after it was damaged, or it were not the newest.
+
+    The best is taken as `newest` knows it and as the one before it does, which may have to be gone on from.
+    """
     paths = sorted(run.checkpoints.glob("step-*"))
     before = [path for path in paths if path < newest]
     kept = {newest, *before[len(before) - (KEPT - 1) :]}
+    best = {best_step, *(_best_step(path) for path in kept - {newest})}
     for path in paths:
-        if path not in kept:
+        if path not in kept and (path > newest or int(path.name.removeprefix("step-")) not in best):
             shutil.rmtree(path)
+
+
+def _best_step(path: Path) -> int:
+    try:
+        return int((read_json(path / "state.json") or {})["position"]["best_step"])
+    except (OSError, ValueError, KeyError, TypeError, AssertionError):
+        return 0  # a damaged one, which nobody goes on from
 
 
 def _remove_staged(run: RunDir) -> None:

@@ -20,9 +20,14 @@ _DIGESTED = (
 
 def model_digest(folder: Path, weights: Iterable[Path]) -> str:
     """SHA-256 over the names and digests of the files that decide what the model says."""
-    files = sorted({*weights, *(folder / name for name in _DIGESTED if (folder / name).exists())})
-    lines = [f"{file.name} {_file_digest(file)}\n" for file in files]
+    lines = [f"{name} {digest}\n" for name, digest in file_digests(folder, weights).items()]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def file_digests(folder: Path, weights: Iterable[Path]) -> dict[str, str]:
+    """SHA-256 of each of the files that decide what the model says, by name."""
+    files = sorted({*weights, *(folder / name for name in _DIGESTED if (folder / name).exists())})
+    return {file.name: _file_digest(file) for file in files}
 
 
 def _file_digest(file: Path) -> str:

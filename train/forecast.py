@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from train.horizon import Decision
 from train.planning.flops import DPO_TIMES, corrected
-from train.recipe import Recipe
 
 
 class Forecast:
@@ -12,20 +12,19 @@ class Forecast:
     `planned_s` is the plan's estimate of a supervised step, or None where nothing is known of the machine's speed.
     """
 
-    def __init__(self, recipe: Recipe, planned_s: float | None) -> None:
-        self._recipe, self._planned_s = recipe, planned_s
+    def __init__(self, planned_s: float | None) -> None:
+        self._planned_s = planned_s
         self._measured: dict[str, list[float]] = {"sft": [], "dpo": []}
 
-    def left_s(self, stage: str, step: int, seconds: float) -> float | None:
-        """What is left after `step`, which took so many seconds; None while nothing is known of it.
+    def left_s(self, stage: str, step: int, seconds: float, ends: Decision) -> float | None:
+        """What is left after `step`, which took so many seconds, of a run that ends so; None while nothing is known.
 
         Each stage is corrected by the median of its own steps, once some have warmed up.
         """
         self._measured[stage].append(seconds)
         sft = corrected(self._planned_s, self._measured["sft"])
         dpo = corrected(None if sft is None else DPO_TIMES * sft, self._measured["dpo"])
-        recipe = self._recipe
-        parts = ((max(0, recipe.sft_steps - step), sft), (recipe.steps - max(step, recipe.sft_steps), dpo))
+        parts = ((max(0, ends.sft_steps - step), sft), (ends.steps - max(step, ends.sft_steps), dpo))
         left = [None if each is None else steps * each for steps, each in parts if steps]
         known = [each for each in left if each is not None]
         return sum(known) if len(known) == len(left) else None

@@ -5,6 +5,7 @@ Lines of events.jsonl that are written here, by their "event":
     data         fingerprint of everything that is trained on; sources: the fields of SourceUse, by name
     step         the fields of StepFacts; of a step that was made again after a kill, the last line counts
     rung         fraction, step, bits_per_byte, seconds
+    turned       step; best: the step of the lowest rung, whose adapter is kept
     checkpoint   step, seconds
     resumed      step: the checkpoint that an attempt began with; what follows it replaces later steps before it
     completed, pruned, stopped   step: how an attempt ended
@@ -15,22 +16,21 @@ from __future__ import annotations
 import gc
 import math
 import os
-import resource
-import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import transformers
 
-from train.checkpoint import Checkpoint, Position, newest, save
+from train.checkpoint import Checkpoint, Position, at_step, newest, save
 from train.data import splits as data
 from train.data.splits import Splits
 from train.forecast import Forecast
+from train.horizon import Fixed, Horizon, StageName
 from train.model import (
     LoadedBase,
     adapter_parameters,
@@ -41,41 +41,22 @@ from train.model import (
     set_adapter_tensors,
     trainable_parameters,
     untouched,
-    write_adapter,
 )
 from train.phases import PhaseSeconds
-from train.planning.plan import facts_of_config, speed_of, step_seconds
 from train.probe import bits_per_byte
-from train.recipe import Recipe, RecipeError
-from train.rundir import RunDir, fsync_folder
+from train.recipe import Recipe
+from train.rundir import RunDir
+from train.saving import save_adapter
 from train.sft import sft_trainer
 from train.stage import OutOfMemory, Stage, TrainingFailed, stages
+from train.trained import Outcome, Trained, peak_memory_bytes, planned_step_s
 from train.watch import StepFacts, Unwatched, Watch
 
 __all__ = ["OutOfMemory", "StepFacts", "Trained", "TrainingFailed", "Unwatched", "Watch", "save_adapter", "train"]
 
-Outcome = Literal["completed", "pruned", "stopped"]
 RUNGS = (0.25, 0.5, 1.0)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """How a call of `train` ended. `model` is the PeftModel, still on the base, in evaluation mode.
-
-    `steps`, `examples`, `tokens` and `rungs` (bits per byte by fraction) are the run's, over all attempts; `seconds` by
-    phase (data, train, probe, save) are this call's. `peak_memory_bytes` is the device's during this call; on the CPU
-    it is the largest that this process ever was.
-    """
-
-    outcome: Outcome
-    model: Any
-    steps: int
-    examples: int
-    tokens: int
-    seconds: dict[str, float]
-    rungs: dict[float, float]
-    peak_memory_bytes: int
-    trainable_parameters: int
+CLEARLY = 1.005  # a rung that is this many times the best one has risen
+TURNED = 2  # so many of them in a row mean that the held-out loss has turned
 
 
 def train(
@@ -87,6 +68,7 @@ def train(
     rungs: Sequence[float] = RUNGS,
     checkpoint_every_s: float = 300.0,
     splits: Splits | None = None,
+    horizon: Horizon | None = None,
 ) -> Trained:
     """Train `recipe` in `run` on `base`, from the newest checkpoint that verifies on, to its end or the watch's.
 
@@ -96,6 +78,7 @@ def train(
 
     Raises TrainingFailed where a loss or gradient is not finite or a checkpoint cannot be written, OutOfMemory, and
     RecipeError where the data cannot be used; the base is then clean. `splits`: the data, where it is made already.
+    `horizon`: who decides where the run ends, where that is not the recipe.
     """
     run.create(recipe)
     torch.set_num_threads(recipe.threads)
@@ -105,11 +88,12 @@ def train(
         torch.cuda.reset_peak_memory_stats()
     seconds = PhaseSeconds()
     with seconds.phase("data"):
-        splits = splits or data.splits(recipe, base.tokenizer, base.context)
+        horizon = horizon or Fixed(recipe)
+        splits = splits or data.splits(horizon.most, base.tokenizer, base.context)
     sources = {name: asdict(use) for name, use in splits.facts.items()}
     run.append_event({"event": "data", "fingerprint": splits.fingerprint, "sources": sources})
-    due = {step: [f for f in sorted(rungs) if recipe.step_at(f) == step] for step in map(recipe.step_at, rungs)}
-    here = _Attempt(recipe, run, base, splits, watch or Unwatched(), due, checkpoint_every_s, seconds, newest(run))
+    found, watch = newest(run), watch or Unwatched()
+    here = _Attempt(recipe, run, base, splits, watch, horizon, sorted(rungs), checkpoint_every_s, seconds, found)
     try:
         with quiet():
             here.go()
@@ -130,7 +114,8 @@ class _Attempt:
     base: LoadedBase
     splits: Splits
     watch: Watch
-    due: Mapping[int, list[float]]  # rungs by step
+    horizon: Horizon
+    rungs: Sequence[float]
     checkpoint_every_s: float
     seconds: PhaseSeconds
     checkpoint: Checkpoint | None
@@ -141,7 +126,8 @@ class _Attempt:
         self.position = self.checkpoint.position if self.checkpoint else Position()
         self.earlier_s = self.position.seconds
         self.saved_at = time.monotonic()
-        self.forecast = Forecast(self.recipe, _planned_step_s(self.recipe, self.base))
+        self.adapter_step: int | None = None
+        self.forecast = Forecast(planned_step_s(self.recipe, self.base))
 
     def go(self) -> None:
         """Make the steps that are left, and the adapter's files."""
@@ -150,16 +136,34 @@ class _Attempt:
         if self.checkpoint:
             set_adapter_tensors(self.model, self.checkpoint.adapter())
             self.run.append_event({"event": "resumed", "step": self.position.step})
-        self.pass_rungs()
-        for stage in stages(self.recipe):
-            if self.outcome is None and self.position.step < stage.last:
+        self.horizon.resume(self.position.decisions, self.position.step)
+        self.pass_rungs(self.due())
+        for stage in stages(self.horizon):
+            if self.outcome is None and self.position.step < self.end_of(stage.name):
                 self.train_stage(stage)
+            if self.outcome is None and stage.name == "sft":
+                self.take_best()
         self.model.eval()
         if self.outcome is None:
             with self.seconds.phase("save"), self.writing("adapter", self.run.path):
                 save_adapter(self.model, self.run)
             self.outcome = "completed"
         self.run.append_event({"event": self.outcome, "step": self.position.step})
+
+    def end_of(self, stage: StageName) -> int:
+        """The step where a stage ends, as far as is decided."""
+        now = self.horizon.course.now
+        return now.sft_steps if stage == "sft" else now.steps
+
+    def take_best(self) -> None:
+        """At the end of a supervised stage in which the held-out loss has turned: go back to the best weights."""
+        turned = any(decision.why == "turned" for decision in self.horizon.course.decisions)
+        if not turned or self.position.step != self.end_of("sft"):
+            return
+        self.adapter_step = self.position.step
+        if best := at_step(self.run, self.position.best_step):
+            set_adapter_tensors(self.model, best.adapter())
+            self.adapter_step = self.position.best_step
 
     def train_stage(self, stage: Stage) -> None:
         """Make the steps of `stage` that are left, or as many as the watch allows."""
@@ -201,31 +205,57 @@ class _Attempt:
         self.position = replace(self.position, step=facts.step, tokens=facts.tokens, seconds=facts.seconds)
         self.run.append_event({"event": "step", **asdict(facts)})
         self.watch.step(facts)
+        due = self.due()  # as was decided until now: the end may come nearer, and a rung not be at this step any more
+        self.horizon.made("sft" if facts.stage == "sft" else "dpo", facts.step)
+        due = sorted({*due, *self.due()})
+        now = self.horizon.course.now
         timed = time.monotonic() - self.saved_at >= self.checkpoint_every_s
-        if saved := timed or facts.step in self.due or facts.step == self.recipe.sft_steps < self.recipe.steps:
+        if saved := bool(timed or due or facts.step == now.sft_steps < now.steps):
             self.save(facts.stage, optimizer)
-        self.pass_rungs()
-        if self.outcome is None and facts.step < self.recipe.steps and self.watch.should_stop():
+        self.pass_rungs(due)
+        if self.outcome is None and facts.step < self.horizon.course.now.steps and self.watch.should_stop():
             if not saved:
                 self.save(facts.stage, optimizer)
             self.outcome = "stopped"
 
-    def pass_rungs(self) -> None:
-        """Measure and report the rungs at this step that are not in the position yet."""
-        for fraction in self.due.get(self.position.step, ()):
-            if self.outcome is not None or str(fraction) in self.position.rungs:
-                continue
-            with self.seconds.phase("probe"):
-                value = bits_per_byte(self.base, self.model, self.splits.probe)
-            if not math.isfinite(value):
-                raise TrainingFailed(
-                    f"the probe at step {self.position.step} measures {value}: lower the learning rate"
-                )
+    def due(self) -> list[float]:
+        """The rungs at this step that are not in the position yet."""
+        course, step = self.horizon.course, self.position.step
+        return [f for f in self.rungs if course.step_at(f) == step and str(f) not in self.position.rungs]
+
+    def pass_rungs(self, due: Sequence[float]) -> None:
+        """Measure, once, and report the rungs that are due."""
+        value = None
+        for fraction in due:
+            if self.outcome is not None:
+                return
+            value = self.probed() if value is None else value
             self.position = replace(self.position, rungs={**self.position.rungs, str(fraction): value})
             facts = {"fraction": fraction, "step": self.position.step, "bits_per_byte": value}
             self.run.append_event({"event": "rung", **facts, "seconds": self.elapsed_s()})
             if not self.watch.rung(fraction, self.position.step, value):
                 self.outcome = "pruned"
+        if value is not None and self.horizon.keeps_best and self.position.step <= self.end_of("sft"):
+            self.compare(value)
+
+    def probed(self) -> float:
+        """The probe at this step."""
+        with self.seconds.phase("probe"):
+            value = bits_per_byte(self.base, self.model, self.splits.probe)
+        if not math.isfinite(value):
+            raise TrainingFailed(f"the probe at step {self.position.step} measures {value}: lower the learning rate")
+        return value
+
+    def compare(self, value: float) -> None:
+        """Whether the held-out loss is the lowest so far, or has turned, which ends the supervised stage."""
+        at = self.position
+        if not at.best_step or value < at.best_value:
+            self.position = replace(at, best_step=at.step, best_value=value, worse=0)
+            return
+        self.position = replace(at, worse=at.worse + 1 if value > CLEARLY * at.best_value else 0)
+        if self.position.worse >= TURNED:
+            self.run.append_event({"event": "turned", "step": at.step, "best": at.best_step})
+            self.horizon.turned("sft", at.step)
 
     def save(self, stage: str, optimizer: Any) -> None:
         """Write a checkpoint."""
@@ -234,6 +264,8 @@ class _Attempt:
             with open(self.run.events, "rb") as events:
                 os.fsync(events.fileno())  # the steps before a checkpoint are not made again
             adapter, parameters = adapter_tensors(self.model), adapter_parameters(self.model)
+            if self.horizon.keeps_best:
+                self.position = replace(self.position, decisions=self.horizon.course.decisions)
             save(self.run, self.position, adapter, reference, optimizer, parameters)
         self.saved_at = time.monotonic()
         self.run.append_event({"event": "checkpoint", "step": self.position.step, "seconds": self.elapsed_s()})
@@ -275,8 +307,9 @@ class _Attempt:
             tokens=self.position.tokens,
             seconds=dict(self.seconds.by_phase),
             rungs={float(fraction): value for fraction, value in self.position.rungs.items()},
-            peak_memory_bytes=_peak_memory_bytes(self.base.device),
+            peak_memory_bytes=peak_memory_bytes(self.base.device),
             trainable_parameters=trainable_parameters(self.model),
+            adapter_step=self.position.step if self.adapter_step is None else self.adapter_step,
         )
 
 
@@ -292,7 +325,12 @@ class _EachStep(transformers.TrainerCallback):  # type: ignore[misc]
         # Only now: accelerate has taken the optimizer's state out and put it in again, which unpages paged tensors.
         if self.resumed:
             self.resumed.restore_optimizer(optimizer, adapter_parameters(model))
+        self.begin()
+
+    def begin(self) -> None:
+        """The next step begins now."""
         self.ready = time.monotonic()
+        self.attempt.horizon.begin_step()
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         if self.resumed:
@@ -312,41 +350,9 @@ class _EachStep(transformers.TrainerCallback):  # type: ignore[misc]
             grad_norm=logs["grad_norm"],
             seconds=self.attempt.elapsed_s(),
             tokens=self.tokens_before + int(logs["num_tokens"]),
-            left_s=self.attempt.forecast.left_s(self.stage.name, step, took),
+            left_s=self.attempt.forecast.left_s(self.stage.name, step, took, self.attempt.horizon.course.now),
         )
         self.attempt.stepped(facts, optimizer)
-        self.ready = time.monotonic()
-        if self.attempt.outcome is not None:
+        self.begin()
+        if self.attempt.outcome is not None or step >= self.attempt.end_of(self.stage.name):
             control.should_training_stop = True
-
-
-def save_adapter(model: Any, run: RunDir) -> None:
-    """Write the finished adapter so that run.adapter is whole whenever it is there."""
-    staged = run.path / f".tmp-{run.adapter.name}"
-    shutil.rmtree(staged, ignore_errors=True)
-    staged.mkdir()
-    write_adapter(model, staged)
-    for path in staged.iterdir():
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-    fsync_folder(staged)
-    shutil.rmtree(run.adapter, ignore_errors=True)  # of an attempt that ended before its result was written
-    os.replace(staged, run.adapter)
-    fsync_folder(run.path)
-
-
-def _planned_step_s(recipe: Recipe, base: LoadedBase) -> float | None:
-    """The plan's estimate of a step on this card, where its speed and the model's sizes are known."""
-    speed = speed_of(torch.cuda.get_device_name(base.device)) if base.device.type == "cuda" else None
-    if speed is None:
-        return None
-    try:
-        return step_seconds(recipe, facts_of_config(base.model.config.to_dict()), speed).step
-    except RecipeError:
-        return None  # an architecture whose sizes the plan cannot read off its configuration
-
-
-def _peak_memory_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import bitsandbytes as bnb
 import torch
 import transformers
 from torch.utils.data import DataLoader
 
+from train.horizon import Horizon, StageName
 from train.model import MAGNITUDE, LoadedBase, adapter_parameters, checkpoint_layers, keep_float32
 from train.recipe import Recipe
 
@@ -29,31 +30,44 @@ class OutOfMemory(TrainingFailed):
 
 @dataclass(frozen=True)
 class Stage:
-    """The steps `first` to `last` of a run, which one trainer makes. Steps count from 0 at the run's start."""
+    """The steps `first` to `last` of a run, which one trainer makes. Steps count from 0 at the run's start.
 
-    name: Literal["sft", "dpo"]
+    `last` is as far as there are rows; where the stage is to end is the horizon's to say. `factor` gives the share of
+    the peak learning rate after so many steps of the run.
+    """
+
+    name: StageName
     first: int
     last: int
     learning_rate: float
+    factor: Callable[[int], float] = field(repr=False, compare=False)
 
     @property
     def steps(self) -> int:
         return self.last - self.first
 
 
-def stages(recipe: Recipe) -> tuple[Stage, ...]:
-    """The stages of a run, in order; DPO only where it has steps."""
-    edge = recipe.sft_steps
-    sft = Stage("sft", 0, edge, recipe.learning_rate)
-    dpo = Stage("dpo", edge, recipe.steps, recipe.dpo_learning_rate)
-    return (sft, dpo) if dpo.steps else (sft,)
+def stages(horizon: Horizon) -> Iterator[Stage]:
+    """The stages of a run, in order; DPO only where it has steps, and beginning where the other one ended by then."""
+    recipe, most = horizon.course.recipe, horizon.most
+    yield Stage("sft", 0, most.sft_steps, recipe.learning_rate, lambda step: _factor(horizon, "sft", step))
+    now = horizon.course.now
+    if now.steps > now.sft_steps:
+        last = now.sft_steps + most.dpo_steps
+        yield Stage("dpo", now.sft_steps, last, recipe.dpo_learning_rate, lambda step: _factor(horizon, "dpo", step))
 
 
-def learning_rate_factor(recipe: Recipe, step: int, steps: int) -> float:
+def _factor(horizon: Horizon, stage: StageName, step: int) -> float:
+    course = horizon.course
+    return learning_rate_factor(course.recipe, course.place(stage, step), course.length(stage))
+
+
+def learning_rate_factor(recipe: Recipe, step: float, steps: int) -> float:
     """The share of the peak learning rate at `step` of a stage of `steps` (step 0 is the first one, and above 0).
 
-    A closed form of the step alone: a resumed stage needs no scheduler state. "wsd" (warmup, stable, decay) falls only
-    at the end, as 1 minus the square root of the decay's progress (Hägele et al., arXiv 2405.18392).
+    A closed form of the step alone: a resumed stage needs no scheduler state. In a run whose end is decided on the way
+    `step` is its place in the recipe's own stage (see train.horizon). "wsd" (warmup, stable, decay) falls only at the
+    end, as 1 minus the square root of the decay's progress (Hägele et al., arXiv 2405.18392).
     """
     rising = math.ceil(recipe.warmup * steps)
     if step < rising:
@@ -102,13 +116,10 @@ class StageTrainer(transformers.Trainer):  # type: ignore[misc]
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The recipe's schedule over the whole stage, beginning at `start`."""
-        begun = self.start - self.stage.first
-
-        def factor(step: int) -> float:
-            return learning_rate_factor(self.recipe, begun + step, self.stage.steps)
-
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        """The stage's schedule, beginning at `start`."""
+        start, factor = self.start, self.stage.factor
+        made = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, lambda step: factor(start + step))
+        self.lr_scheduler = made
         return self.lr_scheduler
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager[Any]:

@@ -1,8 +1,8 @@
 """Whether a model was tuned for chat already, by what its name and its files say. Imports no torch.
 
-Evidence is a name that says so (Llama-3.1-8B-Instruct, gemma-2-2b-it, Llama-2-7b-chat-hf), or an end of text that is
-the end of a chat turn (<|im_end|>, <|eot_id|>): a base model ends documents, with <|endoftext|> or its like. A chat
-template is none: Qwen2.5's base models have one.
+Evidence is a name that says so (Llama-3.1-8B-Instruct, gemma-2-2b-it, Llama-2-7b-chat-hf), that of a family of chat
+models (zephyr-7b-beta), or an end of text that is the end of a chat turn (<|im_end|>, <|eot_id|>): a base model ends
+documents, with <|endoftext|> or its like. A chat template is none: Qwen2.5's base models have one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from train.catalog import TUNED_FAMILIES
 from train.shards import json_object
 
 TURN_ENDS = frozenset(
@@ -19,6 +20,7 @@ TURN_ENDS = frozenset(
 )
 
 _MARK = re.compile(r"[-_.](instruct|chat|sft|dpo|rlhf|orpo|it(?=$|[-_.](?:v?\d|hf|qat)))(?=$|[-_.])", re.IGNORECASE)
+_FAMILY = re.compile(rf"(?:^|[-_.])({'|'.join(TUNED_FAMILIES)})(?=$|[-_.\d])", re.IGNORECASE)
 _EOS_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 
 
@@ -28,6 +30,8 @@ def why_tuned(model: str, folder: Path, config: Mapping[str, Any]) -> str | None
     for name in (model, str(folder.resolve()), str(config.get("_name_or_path") or "")):
         if mark := _MARK.search(Path(name).name):
             return f"its name, {Path(name).name}, says {mark[1]}"
+        if family := _FAMILY.search(Path(name).name):
+            return f"its name, {Path(name).name}, is that of a family of chat models, {family[1]}"
     for file, token in _ends(folder, config):
         if token in TURN_ENDS:
             return f"its {file} ends texts with {token}, the end of a chat turn"

@@ -16,18 +16,17 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import shlex
 import shutil
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from objectives.score import ObjectiveError, Score
-from train import final
+from train import final, lock, rules
+from train.environment import versions
 from train.planning.plan import inspect_base, inspect_sources
-from train.recipe import Recipe, RecipeError, digest_of
+from train.recipe import Recipe, RecipeError
 from train.rundir import RunDir, read_json, write_atomic, write_json
 
 FROZEN = json.loads(r"""{}""")  # noqa: E501, RUF100
@@ -41,13 +40,13 @@ def main() -> int:
     """Returns 0: done, 1: training failed, 2: something has to be put right first, 128 + signal: stopped."""
     parser = argparse.ArgumentParser(description="Train the frozen recipe, or go on with it, and score it.")
     parser.add_argument("--status", action="store_true", help="say how far the run is")
-    parser.add_argument("--allow-other-versions", action="store_true", help="run with other versions of the libraries")
-    parser.add_argument("--edited", action="store_true", help="run although the recipe in this file was edited")
+    parser.add_argument("--allow-other-versions", action="store_true", help="run with other packages than were frozen")
+    parser.add_argument("--edited", action="store_true", help="run although this file or its lock was edited")
     asked = parser.parse_args()
     try:
         recipe = frozen_recipe(asked.edited)
         if not asked.status and not RUN.result.exists():
-            prompts = check_inputs(recipe, asked.allow_other_versions)
+            prompts = check_inputs(recipe, asked)
             with final.Signals() as signals, final.one_at_a_time(RUN):
                 run(recipe, prompts, signals)
     except (RecipeError, ObjectiveError) as error:
@@ -66,8 +65,8 @@ def main() -> int:
 
 def frozen_recipe(edited: bool) -> Recipe:
     """The recipe, if it is the one that was frozen (or the edits are meant), and the one that ./final holds."""
-    if digest_of(FROZEN) != FROZEN["sha256"] and not edited:
-        raise RecipeError(f"what {__file__} holds was edited: freeze it again, or confirm it with --edited")
+    if not edited:
+        lock.check_file(FROZEN, Path(__file__))
     try:
         recipe = Recipe.model_validate_json(json.dumps(FROZEN["recipe"]))
     except ValueError as error:
@@ -84,37 +83,23 @@ def frozen_recipe(edited: bool) -> Recipe:
     return recipe
 
 
-def check_inputs(recipe: Recipe, other_versions: bool) -> Path:
+def check_inputs(recipe: Recipe, asked: argparse.Namespace) -> Path:
     """Refuse what would make another run, or none, before a second is spent; returns the path of the prompts."""
+    os.chdir(RUN.path.parent)  # where relative paths in the recipe start
     if FROZEN["device"] == "cuda" and shutil.which("nvidia-smi") is None:
         raise RecipeError("this run needs a CUDA device, and this machine has no NVIDIA driver (no nvidia-smi)")
-    found, wanted = versions(), FROZEN["versions"]
-    differ = [name for name in wanted if found[name] != wanted[name]]
-    others = ", ".join(f"{name} {found[name]} instead of {wanted[name]}" for name in differ)
-    if others and not other_versions:
-        raise RecipeError(f"versions differ ({others}): install the frozen ones, or add --allow-other-versions")
+    told = lock.check(FROZEN, Path(__file__), edited=asked.edited, other_versions=asked.allow_other_versions)
     prompts = Path(RUN.path.parent, FROZEN["objective"]["prompts"])
     if not prompts.is_file():
         raise ObjectiveError(f"the prompts {prompts} are not there. {FROZEN['objective']['origin']}")
     digest = hashlib.sha256(prompts.read_bytes()).hexdigest()
     if FROZEN["objective"]["prompts_sha256"] not in (None, digest):
         raise ObjectiveError(f"{prompts} is not the file that was frozen (its sha256 is {digest}); put that one back")
-    inspect_base(recipe.base.model, recipe.base.revision, recipe.base.sha256)
-    inspect_sources(recipe.sources)
+    base = inspect_base(recipe.base.model, recipe.base.revision, recipe.base.sha256)
+    told += rules.check(recipe, base, inspect_sources(recipe.sources), digest, FROZEN["rules"])
+    for line in told:
+        print(line)
     return prompts
-
-
-def versions() -> dict[str, str]:
-    """What is installed of that which was frozen."""
-    return {name: installed(name) for name in FROZEN["versions"]}
-
-
-def installed(name: str) -> str:
-    """The version of Python or of a library."""
-    try:
-        return platform.python_version() if name == "python" else metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "none"
 
 
 def run(recipe: Recipe, prompts: Path, signals: final.Signals) -> None:
@@ -130,7 +115,8 @@ def run(recipe: Recipe, prompts: Path, signals: final.Signals) -> None:
     from objectives.latency import measure_latency, size
     from train.model import drop_adapter, load_adapter
 
-    result: dict[str, Any] = {**(final.trained(RUN) or {}), "recipe_sha256": recipe.digest, "versions": versions()}
+    made = {"recipe_sha256": recipe.digest, "versions": versions(FROZEN["versions"])}
+    result: dict[str, Any] = {**(final.trained(RUN) or {}), **made}
     tuned = load_adapter(base, RUN.adapter)
     result["scores"], samples = score("tuned", tuned, base, recipe, prompts)
     write_atomic(RUN.samples, "".join(json.dumps(sample) + "\n" for sample in samples))
@@ -154,7 +140,7 @@ def score(who: str, model: Any, base: Any, recipe: Recipe, prompts: Path) -> tup
         generator,
         RUN.path / f"answers-{who}",
         lambda text: print(f"{who}: {text}"),
-        identity={"who": who, "recipe_sha256": recipe.digest, "versions": versions(), **length},
+        identity={"who": who, "recipe_sha256": recipe.digest, "versions": versions(FROZEN["versions"]), **length},
     )
     return {part: score.model_dump(mode="json") for part, score in scores.items()}, samples
 

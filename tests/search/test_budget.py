@@ -1,7 +1,5 @@
 """The budget's decisions, by tables and as a property of whole attempts."""
 
-import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,19 +7,13 @@ from hypothesis import strategies as st
 from search.budget import (
     LEASE_S,
     Decision,
-    Need,
     Standing,
     decide,
-    first_fitting,
-    fits,
     hours,
     left_s,
     may_start,
-    misses,
     reserve_s,
-    too_little,
 )
-from search.cost import Estimate
 
 
 @pytest.mark.parametrize(
@@ -96,68 +88,3 @@ def test_hours_show_seconds() -> None:
 
 def test_a_residue_of_floats_is_not_paid() -> None:
     assert decide(Standing(16.0, 16.0 - 2e-15, 4.0, None, reserve_s=3.0)) == Decision(0, "")
-
-
-# Whether a trial may start
-
-NEED = Need(whole_s=300.0, checkpoint_s=40.0)
-
-
-@pytest.mark.parametrize(
-    ("left", "deadline", "said"),
-    [
-        (300, None, ""),
-        (299, None, "it may take 300 s, and the budget has 299 s left"),
-        (-5, None, "it may take 300 s, and the budget has 0 s left"),
-        (300, 50, ""),  # the next night goes on from its checkpoint
-        (300, 44, "it needs 45 s to a checkpoint, and the deadline is in 44 s"),
-        (300, -9, "it needs 45 s to a checkpoint, and the deadline is in 0 s"),
-    ],
-)
-def test_the_budget_pays_for_the_whole_trial_and_the_night_lasts_to_a_checkpoint(
-    left: float, deadline: float | None, said: str
-) -> None:
-    assert misses(NEED, left, deadline) == said
-
-
-needs = st.builds(Need, st.floats(1, 1000), st.floats(1, 100))
-
-
-@given(
-    wanted=st.lists(needs, max_size=8),
-    left=st.floats(0, 1000),
-    deadline=st.none() | st.floats(0, 200),
-    more=st.floats(0, 500),
-)
-def test_a_smaller_trial_starts_where_the_first_cannot_and_more_budget_never_stops_one(
-    wanted: list[Need], left: float, deadline: float | None, more: float
-) -> None:
-    place = first_fitting(wanted, left, deadline)
-    if place is None:
-        assert not any(fits(need, left, deadline) for need in wanted)
-        return
-    assert fits(wanted[place], left, deadline)
-    assert not any(fits(need, left, deadline) for need in wanted[:place])
-    assert fits(wanted[place], left + more, deadline)
-
-
-def test_the_margin_is_one_standard_deviation_and_a_quarter_at_most() -> None:
-    by_cause = {"data": 2.0, "train": 90.0, "save": 3.0, "overhead": 1.0, "score": 4.0}
-    sure, unsure = (Need.of(Estimate(100.0, sd, by_cause), steps=90) for sd in (0.1, 0.9))
-    assert sure.whole_s == pytest.approx(100 * math.exp(0.1))
-    assert unsure.whole_s == 125
-    assert unsure.checkpoint_s == pytest.approx(1.25 * (2 + 1 + 2 * 90 / 90 + 3))
-
-
-def test_what_cannot_hold_one_trial_is_refused_with_the_minimum() -> None:
-    assert too_little(400, 0, 100, NEED) == ""
-    assert too_little(180, 0, None, NEED) == (
-        "the budget of 0.05 GPU-hours leaves 180 s, and the smallest trial of this space may take 300 s: "
-        "raise budget_hours in [study], or --budget, to 0.084 or more"
-    )
-    assert "0.1 GPU-hours, 0.05 of them used, leaves 180 s" in too_little(360, 180, None, NEED)
-    assert "to 0.134 or more" in too_little(360, 180, None, NEED)
-    late = "and the smallest trial of this space needs 45 s to its first checkpoint: give a later until"
-    assert too_little(400, 0, 20, NEED).startswith(f"the deadline is 20 s away, {late}")
-    assert too_little(400, 0, -20, NEED).startswith(f"the deadline has passed, {late}")
-    assert too_little(3600 * 0.134, 180, 60, NEED) == ""  # the hours that it names are enough

@@ -341,4 +341,6 @@ def test_report_names_what_it_wrote(made: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(made)
     answer = nightshift("report")
     assert answer.exit_code == 0, answer.stderr
-    assert answer.stdout == "wrote studies/tiny/report.html\nwrote studies/tiny/report.md\n"
+    wrote = [f"wrote studies/tiny/report.{kind}" for kind in ("html", "md", "pdf")]
+    assert answer.stdout.splitlines()[:3] == wrote
+    assert "to fill in, in studies/tiny/report_answers.toml: authors, base_model, " in " ".join(answer.stdout.split())

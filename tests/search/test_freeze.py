@@ -1,8 +1,7 @@
-"""The frozen file: what is in it, that it agrees with the study, and that nothing in it can become code."""
+"""The frozen file and its lock: what is in them, and that they agree with the study."""
 
 from __future__ import annotations
 
-import ast
 import json
 import shutil
 from pathlib import Path
@@ -10,8 +9,6 @@ from typing import Any
 
 import made_study
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from objectives.score import ObjectiveError
 from search import freeze
@@ -226,91 +223,3 @@ def test_missing_prompts_are_named(tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").unlink()
     with pytest.raises(ObjectiveError, match=r"prompts\.jsonl cannot be read"):
         freeze.freeze(made.config, made.folder)
-
-
-# Injection
-
-NASTY = st.sampled_from(
-    [
-        '"""',
-        "'''",
-        '")\nimport os\n("',
-        '""")\nraise SystemExit\nr"""',
-        "\\",
-        '\\"',
-        '\\\\"""',
-        "\\u0022\\u0022\\u0022",
-        "\\N{QUOTATION MARK}",
-        "{}",
-        "%s",
-        "\r\n",
-        "\x00",
-        "\x0c",
-        "\u2028\u2029\x85",
-        "\ud800",
-        "\U0001f600",
-        "# -*- coding: utf-7 -*-",
-        "{% raw %}",
-        "FROZEN = json.loads(r",
-    ]
-)
-TEXTS = st.one_of(st.text(max_size=20), st.lists(NASTY, max_size=4).map("".join))
-VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
-    max_leaves=12,
-)
-TEMPLATE = freeze.TEMPLATE.read_text(encoding="utf-8")
-
-
-def without_constant(source: str) -> tuple[str, str]:
-    """Independent of search.freeze: the tree with the argument of FROZEN's json.loads left out, and that argument."""
-    tree = ast.parse(source)
-    (assign,) = [n for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "FROZEN"]
-    assert isinstance(assign.value, ast.Call)
-    (constant,) = assign.value.args
-    assert isinstance(constant, ast.Constant)
-    value, constant.value = constant.value, None
-    return ast.dump(tree), value
-
-
-@settings(max_examples=250, deadline=None)
-@given(st.dictionaries(TEXTS, VALUES, max_size=4))
-def test_whatever_is_frozen_stays_data(frozen: dict[str, Any]) -> None:
-    text = freeze.render(frozen)
-    code, value = without_constant(text)
-    assert code == without_constant(TEMPLATE)[0]
-    assert json.loads(value) == frozen
-    assert text.isascii()
-    assert "'" not in value
-    assert '"""' not in value
-    compile(text, "final_run.py", "exec")
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(TEXTS.filter(lambda text: text.isprintable() or "\n" in text), min_size=1, max_size=3))
-def test_a_recipe_comes_out_as_it_went_in(texts: list[str]) -> None:
-    text = "".join(texts).encode("utf-8", "replace").decode()
-    recipe = Recipe.model_validate_json(
-        json.dumps(
-            {
-                "base": {"model": f"m{text}"},
-                "sources": [{"name": "a", "path": text}],
-                "examples": 16,
-                "chat_template": text,
-            }
-        )
-    )
-    frozen = {"recipe": recipe.model_dump(mode="json")}
-    assert recipe_in(json.loads(without_constant(freeze.render(frozen))[1])) == recipe
-
-
-@pytest.mark.parametrize("number", [float("nan"), float("inf")])
-def test_numbers_that_json_lacks_are_refused(number: float) -> None:
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        freeze.render({"hours": number})
-
-
-def test_the_file_at_the_top_of_the_repository_has_the_template_s_code() -> None:
-    held = freeze.constant(Path(__file__).parents[2] / "final_run.py")
-    assert held["recipe"]["base"]["model"] == "Qwen/Qwen2.5-7B"

@@ -23,3 +23,10 @@ def test_folders_named_like_ours_in_the_working_folder_are_not_imported(
     said = (tmp_path / "log").read_text()
     assert "not Nightshift" not in said
     assert f"AssertionError: {tmp_path / 'runs' / 'none' / 'job.json'}" in said
+
+
+def test_a_worker_that_never_had_an_assignment_ends_when_it_is_told_to(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    worker = Worker.start(tmp_path / "runs", tmp_path / "log", threads=1, device="cpu")
+    worker.quit()
+    assert worker.how_it_ended() == "exit code 0"

@@ -13,15 +13,19 @@ from markdown_it import MarkdownIt
 from search.report_html import to_html
 from search.report_markdown import to_markdown
 from search.report_pages import (
+    Blank,
     Code,
     Document,
     Fact,
+    Forms,
+    Heading,
     Missing,
     Mono,
     Paragraph,
     Picture,
     Section,
     Table,
+    Words,
     clean,
 )
 
@@ -133,7 +137,8 @@ def test_headline_figures_come_first() -> None:
 
 
 def test_a_picture_stands_in_the_page_and_beside_the_markdown() -> None:
-    picture = Picture(name="history", title="Scores", caption="of <all>", svg="<svg></svg>", png=b"")
+    forms = Forms(svg="<svg></svg>", paths=b"", png=b"")
+    picture = Picture(name="history", title="Scores", caption="of <all>", draw=lambda: forms)
     assert "<svg></svg>" in to_html(document(picture))
     assert "of &lt;all&gt;" in to_html(document(picture))
     assert "![Scores](report_files/history.png)" in to_markdown(document(picture), "report_files")
@@ -146,3 +151,42 @@ def test_numbers_are_set_to_the_right_and_the_best_row_stands_out() -> None:
     shown = to_markdown(document(table), "files")
     assert "| --- | ---: |" in shown
     assert "| **b** | **2** |" in shown
+
+
+def test_a_picture_is_drawn_once_and_not_before_it_is_needed() -> None:
+    drawn: list[int] = []
+
+    def draw() -> Forms:
+        drawn.append(1)
+        return Forms("<svg></svg>", b"", b"")
+
+    picture = Picture("history", "Scores", "", draw)
+    to_markdown(document(picture), "files")
+    assert drawn == []
+    assert to_html(document(picture)) == to_html(document(picture))
+    assert drawn == [1]
+
+
+def test_an_open_question_is_easy_to_find() -> None:
+    asked = document(Heading("Why"), Blank("base_model", "Why <this> one?", "report_answers.toml"))
+    assert [blank.key for blank in asked.blanks()] == ["base_model"]
+    shown = to_markdown(asked, "files")
+    assert "### Why" in shown
+    assert r"> **TO FILL IN:** Why \<this\> one? Write it as `base_model` in `report_answers.toml`" in shown
+    assert "Search for TO FILL IN: open are `base_model`." in shown
+    page = to_html(asked)
+    assert '<a href="#ask-base-model">base_model</a>' in page
+    assert '<div class="blank" id="ask-base-model"><b>To fill in</b>Why &lt;this&gt; one?' in page
+    assert "<h3>Why</h3>" in page
+
+
+@settings(max_examples=60, deadline=None)
+@given(TEXTS.filter(lambda text: even(clean(text)) != ""))
+def test_a_persons_words_are_shown_as_they_are(answer: str) -> None:
+    words = document(Words("Why this?", [answer, answer]))
+    seen = rendered(to_markdown(words, "files"))
+    assert [even(text) for text in seen.texts["p"][1:4]] == ["Why this?", *[even(clean(answer))] * 2]
+    assert set(seen.tags) <= {"h1", "h2", "p", "blockquote", "strong"}
+    page = Seen(to_html(words))
+    assert [even(text) for text in page.texts["p"][1:3]] == [even(clean(answer))] * 2
+    assert "script" not in page.tags

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import made_study
 import optuna
 import pytest
@@ -54,6 +56,34 @@ def test_a_study_that_was_killed_in_every_trial_suggests_what_another_does(studi
         assert after.next_trial().number == before.number
         found += work(after, 1)
     assert found == expected
+
+
+class PowerCut(BaseException):
+    """The service ends here."""
+
+
+@pytest.mark.parametrize("written", [0, 1, 4])
+def test_killed_while_a_recipe_is_written_down_it_is_the_same_recipe_afterwards(
+    studied: StudyConfig, written: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, killed = opened(studied), opened(studied)
+    assert work(whole, 7) == work(killed, 7)
+    expected = whole.next_trial().params
+    write, storage, count = killed.optuna._storage.set_trial_param, killed.optuna._storage, 0
+
+    def cut(*arguments: Any, **values: Any) -> None:
+        nonlocal count
+        count += 1
+        if count > written:
+            raise PowerCut
+        write(*arguments, **values)
+
+    monkeypatch.setattr(storage, "set_trial_param", cut)
+    with pytest.raises(PowerCut):
+        killed.next_trial()
+    monkeypatch.undo()
+    again = Study(killed.optuna, studied).next_trial(lambda params: params["rank"] == 2)  # less fits by now
+    assert (again.number, again.params) == (7, expected)
 
 
 def test_it_finds_the_better_recipes(studied: StudyConfig) -> None:

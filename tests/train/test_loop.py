@@ -21,6 +21,7 @@ from tiny_train import make_recipe, make_splits, write_llama
 
 from train.checkpoint import newest
 from train.data.splits import splits as load_splits
+from train.horizon import Fixed
 from train.loop import OutOfMemory, StepFacts, Trained, TrainingFailed, Unwatched, train
 from train.model import COMPUTE_DTYPE, LoadedBase, adapter_tensors, drop_adapter, load_adapter, load_base
 from train.planning.plan import inspect_base, plan
@@ -259,8 +260,8 @@ def test_each_stage_has_its_own_schedule(base: LoadedBase, base_folder: Path, ru
 
 
 def test_a_run_without_dpo_has_one_stage(recipe: Recipe, both: Recipe) -> None:
-    assert [(stage.name, stage.first, stage.last) for stage in stages(recipe)] == [("sft", 0, 6)]
-    assert [(stage.name, stage.first, stage.last) for stage in stages(both)] == [("sft", 0, 4), ("dpo", 4, 8)]
+    assert [(stage.name, stage.first, stage.last) for stage in stages(Fixed(recipe))] == [("sft", 0, 6)]
+    assert [(stage.name, stage.first, stage.last) for stage in stages(Fixed(both))] == [("sft", 0, 4), ("dpo", 4, 8)]
 
 
 # Nothing leaks

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from train.forecast import Forecast
+from train.horizon import Course
 from train.planning.calibration import ASSUMED, Calibration, context_bytes, keep, known
 from train.planning.flops import DPO_TIMES, SPEEDS, corrected, passes, speed_of
 from train.planning.plan import plan, shape_of, step_seconds
@@ -63,17 +64,18 @@ def test_the_first_steps_correct_the_plan_once_they_have_warmed_up() -> None:
 def test_what_is_left_is_forecast_stage_by_stage_from_a_runs_own_steps() -> None:
     """100 steps, 40 of them DPO, on a machine that nothing is known of: 2 s a step, then 5 s a step."""
     pairs = (Source(name="a", path="a"), Source(name="b", path="b", use="preference"))
-    forecast = Forecast(recipe(examples=800, dpo_share=0.4, sources=pairs), None)
-    sft = [forecast.left_s("sft", step, 9.0 if step <= 3 else 2.0) for step in range(1, 61)]
+    ends = Course.of(recipe(examples=800, dpo_share=0.4, sources=pairs)).now
+    forecast = Forecast(None)
+    sft = [forecast.left_s("sft", step, 9.0 if step <= 3 else 2.0, ends) for step in range(1, 61)]
     assert sft[:3] == [None] * 3
     assert sft[3] == pytest.approx(56 * 2.0 + 40 * DPO_TIMES * 2.0)
     assert sft[-1] == pytest.approx(40 * DPO_TIMES * 2.0)
-    dpo = [forecast.left_s("dpo", step, 5.0) for step in range(61, 101)]
+    dpo = [forecast.left_s("dpo", step, 5.0, ends) for step in range(61, 101)]
     assert dpo[2] == pytest.approx(37 * DPO_TIMES * 2.0)
     assert dpo[3] == pytest.approx(36 * 5.0)
     assert dpo[-1] == 0.0
-    planned = Forecast(recipe(examples=80), 10.0)
-    assert planned.left_s("sft", 1, 30.0) == 90.0  # by the plan, while steps warm up
+    short = Course.of(recipe(examples=80)).now
+    assert Forecast(10.0).left_s("sft", 1, 30.0, short) == 90.0  # by the plan, while steps warm up
 
 
 def test_a_calibration_is_kept_for_its_card_and_used_by_plans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
