@@ -1,0 +1,37 @@
+"""Room on the disk for a merged model, told before it is needed. Imports no torch."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from train.base import BaseFacts
+from train.recipe import RecipeError
+from train.shards import weight_files
+
+SPARE = 2**28  # bytes that stay free beside the weights: the tokenizer, and whatever else writes meanwhile
+
+
+def merged_bytes(facts: BaseFacts) -> int:
+    """Bytes of the weights of a model merged with an adapter: those of its base model, in the base's own precision."""
+    return sum(file.stat().st_size for file in weight_files(Path(str(facts.folder))))
+
+
+def too_small(folder: Path, needed: int) -> str:
+    """What is missing where `folder`, which may not be there yet, is to hold so many bytes; empty where it can."""
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.is_dir())
+    free = shutil.disk_usage(there).free
+    if free >= needed + SPARE:
+        return ""
+    return f"{spelled(needed + SPARE)} are needed in {folder}, and {spelled(free)} are free"
+
+
+def check(folder: Path, needed: int) -> None:
+    """Raise RecipeError where `folder` has no room for so many bytes."""
+    if said := too_small(folder, needed):
+        raise RecipeError(f"{said}: make room there, or take another disk")
+
+
+def spelled(size: int) -> str:
+    """Bytes in the unit that reads best."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
