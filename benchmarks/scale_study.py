@@ -109,7 +109,7 @@ class _Growth:
         if table == "trial_values":
             return {**row, "value": value}
         if table == "trial_intermediate_values":
-            return {**row, "intermediate_value": row["intermediate_value"] + self._draw.gauss(0, 0.02)}
+            return {**row, "intermediate_value": row["intermediate_value"] * math.exp(self._draw.gauss(0, 0.2))}
         if row["key"] == "prior":
             return None
         if row["key"] == "run":
