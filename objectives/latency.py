@@ -18,6 +18,8 @@ from objectives.generate import check_positions, encode_text
 from objectives.inference import evaluating
 from objectives.score import Frozen, ObjectiveError
 
+TIMED_TOKENS = 128  # of the prompt, and of the answer, on which `measured` times a model
+RUNS, WARMUPS = 10, 2
 _TEXT = "Every morning the baker opens the shop, lights the oven and writes the day's list on a slate by the door. "
 
 
@@ -100,6 +102,14 @@ def measure_latency(
     Raises ObjectiveError where the model has too few positions.
     """
     return interleaved([Arm(model, tokenizer)], prompt_tokens, new_tokens, runs, warmups, clock)[0]
+
+
+def measured(model: Any, tokenizer: Any, adapter: Path | None = None) -> dict[str, Any]:
+    """The `latency` and `size` of a model, and of the files of its adapter where it has one, as JSON."""
+    length = min(TIMED_TOKENS, model.config.get_text_config().max_position_embeddings // 2)
+    speed = measure_latency(model, tokenizer, prompt_tokens=length, new_tokens=length, runs=RUNS, warmups=WARMUPS)
+    made = size(model, adapter)
+    return {"latency": speed.model_dump(mode="json"), "size": made.model_dump(mode="json")}
 
 
 def interleaved(

@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from search import cli_models, cli_nights
+from search import cli_handin, cli_models, cli_nights
 from search.cli_options import AnyStudy, StudyFile, complete_preset, complete_study, gib, hours, time_of_day
 
 if TYPE_CHECKING:
@@ -356,15 +356,16 @@ def _shown(command: Callable[..., cli_models.Shown]) -> Callable[..., None]:
     return show
 
 
-for _command, _example in (
-    (cli_models.score, "nightshift score studies/tiny/final --save-samples"),
-    (cli_models.latency, "nightshift latency studies/tiny/final"),
-    (cli_models.compare, "nightshift compare scores/Qwen2.5-7B studies/tiny/final/scores --show 3"),
-):
-    app.command(rich_help_panel=MODELS, epilog=f"[bold]Example:[/] {_example}")(_shown(_command))
-app.command(rich_help_panel=NIGHT, epilog="[bold]Example:[/] nightshift install qwen-7b --at 22:00 --until 06:00")(
-    _shown(cli_nights.install)
+ELSEWHERE: tuple[tuple[Callable[..., cli_models.Shown], str, str], ...] = (  # in modules of their own
+    (cli_models.score, MODELS, "nightshift score studies/tiny/final --save-samples"),
+    (cli_models.latency, MODELS, "nightshift latency studies/tiny/final"),
+    (cli_models.compare, MODELS, "nightshift compare scores/Qwen2.5-7B studies/tiny/final/scores --show 3"),
+    (cli_nights.install, NIGHT, "nightshift install qwen-7b --at 22:00 --until 06:00"),
+    (cli_handin.export, MORNING, "nightshift export qwen-7b --format merged --out Qwen2.5-7B-mine"),
+    (cli_handin.push, MORNING, "nightshift push qwen-7b name/Qwen2.5-7B-mine"),
 )
+for _command, _panel, _example in ELSEWHERE:
+    app.command(rich_help_panel=_panel, epilog=f"[bold]Example:[/] {_example}")(_shown(_command))
 
 
 def main() -> None:

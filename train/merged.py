@@ -26,26 +26,34 @@ SPARE = 2**30
 def merged(recipe: Recipe, run: RunDir, device: str) -> Iterator[tuple[LoadedBase, Json]]:
     """The adapter of `run` in its base model, loaded on `device`, and what is known of it.
 
-    Beside what `merge` tells that is `weights`: "full" where the device holds them in COMPUTE_DTYPE, else "nf4", into
-    which they are then quantized as the base model was. An earlier start's is taken as it is. The files are removed at
-    the end, unless it is an error. Raises RecipeError. The base model has to have been let go of.
+    Beside what `merge` tells that is `weights`, in which it is loaded: COMPUTE_DTYPE where the device has memory for
+    it, else "nf4", as the base model was. An earlier start's is taken as it is. The files are removed at
+    the end, and left only where the process is stopped. Raises RecipeError. The base model has to have been let go of.
     """
     gc.collect()
     if device == "cuda":
         torch.cuda.empty_cache()
     folder, told = run.path / "merged", run.path / "merged.json"
     made = read_json(told) if folder.is_dir() else None
-    if made is None:
-        shutil.rmtree(folder, ignore_errors=True)
-        made = merge(recipe.base, run.adapter, folder, recipe.chat_template)
-        write_json(told, made)
-    full = holds(device, made["parameters"])
-    base = Base(model=str(folder), allow_instruct=True)
-    loaded = load_base(base, recipe.threads, device, quantize=not full)
-    precision = str(COMPUTE_DTYPE[device]).removeprefix("torch.")
-    yield loaded, {**made, "weights": precision if full else "nf4"}
-    shutil.rmtree(folder)
-    told.unlink()
+    try:
+        if made is None:
+            shutil.rmtree(folder, ignore_errors=True)
+            made = merge(recipe.base, run.adapter, folder, recipe.chat_template)
+            write_json(told, made)
+        full = holds(device, made["parameters"])
+        base = Base(model=str(folder), allow_instruct=True)
+        loaded = load_base(base, recipe.threads, device, quantize=not full)
+        precision = str(COMPUTE_DTYPE[device]).removeprefix("torch.")
+        yield loaded, {**made, "weights": precision if full else "nf4"}
+        _remove(folder, told)
+    except Exception:  # what stops the process leaves them for its next start
+        _remove(folder, told)
+        raise
+
+
+def _remove(folder: Path, told: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    told.unlink(missing_ok=True)
 
 
 def holds(device: str, parameters: int) -> bool:

@@ -1,7 +1,7 @@
 """An adapter merged into its base model: whole weights in the base's own precision, as safetensors with all that a
 model's folder needs.
 
-    python -m train.merging JOB.json     {"base", "adapter", "out", "chat_template"}
+    python -m train.merging JOB.json     {"base", "adapter", "out", "chat_template", "result"}
 
 The weights in 4 bits, on which the adapter was trained, are not what it is merged into: each matrix is read from the
 base model's files, PEFT adds the adapter to it in float32, and it is rounded once, to the precision that it had. No
@@ -20,20 +20,14 @@ import peft
 import torch
 from safetensors import SafetensorError, safe_open
 
-from train import room
-from train.base import BaseFacts, inspect_base, own_chat_template
+from train import companions, room
+from train.base import BaseFacts, inspect_base
 from train.model import Tensors, quiet, save_tensors
 from train.recipe import Base, RecipeError
-from train.rundir import Json, fsync_folder, read_json, write_atomic, write_json
-from train.shards import INDEX, json_object, shapes_of, weight_files
+from train.rundir import Json, fsync_folder, read_json, write_json
+from train.shards import INDEX, shapes_of, weight_files
 
 SHARD = 2**30
-TEMPLATE = "chat_template.jinja"
-COPIED = (
-    *("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "tokenizer.model"),
-    *("spiece.model", "vocab.json", "merges.txt", "special_tokens_map.json", "added_tokens.json", TEMPLATE),
-    *("LICENSE", "LICENSE.txt", "NOTICE", "NOTICE.txt", "USE_POLICY.md"),
-)
 _PEFT_ROOT = "base_model.model."
 
 
@@ -50,8 +44,8 @@ def merge(base: Base, adapter: Path, out: Path, chat_template: str | None = None
     matrices = {name for name, shape in shapes_of(files).items() if len(shape) == 2}
     if other := sorted(changes.names - matrices):
         raise RecipeError(
-            f"the adapter in {adapter} does not fit {base.model}: it changes {other[0]}, which is none of its matrices; "
-            "give the base model that it was trained on"
+            f"the adapter in {adapter} does not fit {base.model}: it changes {other[0]}, which is none of its "
+            "matrices; give the base model that it was trained on"
         )
     room.check(out.parent, room.merged_bytes(facts))
     staged = out.with_name(f".tmp-{out.name}")
@@ -74,7 +68,7 @@ def _write_whole(
 ) -> Json:
     """Everything of a model, durably."""
     made = _write_weights(folder, tensors)
-    _write_rest(folder, facts, chat_template)
+    companions.copy(Path(str(facts.folder)), folder, chat_template)
     for path in folder.iterdir():
         with open(path, "rb") as file:
             os.fsync(file.fileno())
@@ -192,23 +186,7 @@ def _name_parts(folder: Path, parts: list[list[str]], size: int) -> None:
         write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": dict(sorted(places.items()))})
 
 
-# All else
-
-
-def _write_rest(folder: Path, facts: BaseFacts, chat_template: str | None) -> None:
-    """Configuration, tokenizer and licence as the base model has them, and one chat template, in a file of its own."""
-    source = Path(str(facts.folder))
-    for name in COPIED:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-    template = chat_template or own_chat_template(source)
-    if template is None:
-        return
-    write_atomic(folder / TEMPLATE, template)
-    config = folder / "tokenizer_config.json"
-    if config.exists() and "chat_template" in (held := json_object(config)):
-        del held["chat_template"]
-        write_json(config, held)
+# By itself
 
 
 def main(arguments: list[str]) -> int:

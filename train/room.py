@@ -32,6 +32,16 @@ def check(folder: Path, needed: int) -> None:
         raise RecipeError(f"{said}: make room there, or take another disk")
 
 
+def notice(folder: Path, facts: BaseFacts) -> list[str]:
+    """A line where `folder` has no room for the merged model that is looked at after training."""
+    said = too_small(folder, merged_bytes(facts))
+    return (
+        [f"to look at the merged model after training, {said}: unless there is room by then, it is left out"]
+        if said
+        else []
+    )
+
+
 def spelled(size: int) -> str:
     """Bytes in the unit that reads best."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
