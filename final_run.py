@@ -1,7 +1,9 @@
 """The final run of the default recipe: Qwen2.5-7B on Dolly, then DPO on UltraFeedback; one 12 GB card, one day.
 
-    python final_run.py            train, or go on where the last start ended, then score; everything lands in ./final
-    python final_run.py --status   say how far it is
+    python final_run.py                      train, or go on where the last start ended, then score; all in ./final
+    python final_run.py --until 03:00        the same, with everything saved before the machine is switched off
+    python final_run.py --status             say how far it is, and when it will end
+    python final_run.py --replay OTHER/final/horizon.jsonl    make another one's run again
 
 This recipe was chosen by hand, not searched: where to start from, and what a study has to beat. For the best trial of a
 study, `nightshift freeze` writes a file like this one; the code is the same. Model and data come from the hub at the
@@ -16,13 +18,14 @@ import hashlib
 import json
 import os
 import shlex
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
 
 from objectives.score import ObjectiveError, Score
-from train import final, lock, rules
+from train import final, interrupts, lock, preflight, rules, status, until
+from train.clock import spelled
+from train.decisions import FILE, Decisions
 from train.environment import versions
 from train.planning.plan import inspect_base, inspect_sources
 from train.recipe import Recipe, RecipeError
@@ -166,6 +169,8 @@ FROZEN = json.loads(r"""{
  },
  "device": "cuda",
  "hours": 24.0,
+ "least_hours": 0.25,
+ "longest": 56000,
  "checkpoint_minutes": 20.0,
  "origin": {
   "how": "chosen by hand",
@@ -212,9 +217,9 @@ FROZEN = json.loads(r"""{
   "transformers": "5.23.0",
   "trl": "1.16.0"
  },
- "code_sha256": "2a5697ece5f0fc2b3ce4ec8b8bd37bf4cd259cf5c73d8955e474b76b6a94fff6",
+ "code_sha256": "cb4aef3b51067a3481a98f036a94e7c59397beb557eb8db3d3f9cc12ffdbf9b7",
  "lock_sha256": null,
- "sha256": "854066f0fe8fd99f808bea862d3e9dad1836717aaef6415fe058eca83fc7c660"
+ "sha256": "dfa16003cb1b0845a2783ad2e5cbe82a5c15d24f5bb642b22636156ce9a14603"
 }""")  # noqa: E501, RUF100
 
 RUN = RunDir(Path(__file__).resolve().with_name("final"))
@@ -223,9 +228,12 @@ PARTS = {"search": "half that the search saw", "sealed": "half that it never saw
 
 
 def main() -> int:
-    """Returns 0: done, 1: training failed, 2: something has to be put right first, 128 + signal: stopped."""
+    """Returns 0: done, or saved before --until; 1: training failed; 2: something has to be put right first;
+    128 + signal: stopped."""
     parser = argparse.ArgumentParser(description="Train the frozen recipe, or go on with it, and score it.")
-    parser.add_argument("--status", action="store_true", help="say how far the run is")
+    parser.add_argument("--status", action="store_true", help="say how far the run is, and when it will end")
+    parser.add_argument("--until", metavar="HH:MM", help="save, and end this start, before the clock shows that")
+    parser.add_argument("--replay", type=Path, metavar="HORIZON", help="end where the run of that horizon.jsonl did")
     parser.add_argument("--allow-other-versions", action="store_true", help="run with other packages than were frozen")
     parser.add_argument("--edited", action="store_true", help="run although this file or its lock was edited")
     asked = parser.parse_args()
@@ -233,19 +241,19 @@ def main() -> int:
         recipe = frozen_recipe(asked.edited)
         if not asked.status and not RUN.result.exists():
             prompts = check_inputs(recipe, asked)
-            with final.Signals() as signals, final.one_at_a_time(RUN):
-                run(recipe, prompts, signals)
+            with interrupts.Signals() as signals, interrupts.one_at_a_time(RUN):
+                run(recipe, prompts, asked, signals)
     except (RecipeError, ObjectiveError) as error:
         print(f"final_run: {error}", file=sys.stderr)
         return 2
     except final.Failed as error:
         print(f"final_run: training failed: {error}", file=sys.stderr)
         return 1
-    except final.Stopped as stopped:
-        print("final_run: stopped; start it again, and it goes on from its newest checkpoint", file=sys.stderr)
-        return 128 + stopped.number
+    except interrupts.Stopped as stopped:
+        print(f"final_run: {stopped.why}; start it again, and it goes on from its newest checkpoint", file=sys.stderr)
+        return stopped.code
     result = read_json(RUN.result)
-    print(summary(result) if result else final.progress(recipe, RUN, FROZEN["hours"]))
+    print(summary(result) if result else status.progress(recipe, RUN, FROZEN["hours"]))
     return 0
 
 
@@ -272,9 +280,8 @@ def frozen_recipe(edited: bool) -> Recipe:
 def check_inputs(recipe: Recipe, asked: argparse.Namespace) -> Path:
     """Refuse what would make another run, or none, before a second is spent; returns the path of the prompts."""
     os.chdir(RUN.path.parent)  # where relative paths in the recipe start
-    if FROZEN["device"] == "cuda" and shutil.which("nvidia-smi") is None:
-        raise RecipeError("this run needs a CUDA device, and this machine has no NVIDIA driver (no nvidia-smi)")
-    told = lock.check(FROZEN, Path(__file__), edited=asked.edited, other_versions=asked.allow_other_versions)
+    card, switches = preflight.card_for(FROZEN["device"]), (asked.edited, asked.allow_other_versions)
+    told = lock.check(FROZEN, Path(__file__), *switches, card)
     prompts = Path(RUN.path.parent, FROZEN["objective"]["prompts"])
     if not prompts.is_file():
         raise ObjectiveError(f"the prompts {prompts} are not there. {FROZEN['objective']['origin']}")
@@ -282,22 +289,24 @@ def check_inputs(recipe: Recipe, asked: argparse.Namespace) -> Path:
     if FROZEN["objective"]["prompts_sha256"] not in (None, digest):
         raise ObjectiveError(f"{prompts} is not the file that was frozen (its sha256 is {digest}); put that one back")
     base = inspect_base(recipe.base.model, recipe.base.revision, recipe.base.sha256)
+    preflight.check(recipe, base, RUN, card, FROZEN["hours"], FROZEN["least_hours"])
     told += rules.check(recipe, base, inspect_sources(recipe.sources), digest, FROZEN["rules"])
     for line in told:
         print(line)
     return prompts
 
 
-def run(recipe: Recipe, prompts: Path, signals: final.Signals) -> None:
+def run(recipe: Recipe, prompts: Path, asked: argparse.Namespace, signals: interrupts.Signals) -> None:
     """Train, unless an earlier start has; score the tuned and the base model, measure, and write the result."""
     os.environ.update(OMP_NUM_THREADS=str(recipe.threads), TOKENIZERS_PARALLELISM="false")  # before torch is imported
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     for name, change in FROZEN["origin"].get("changes", {}).items():
         print(f"{name}: {change['from']:,} in the trial, {change['to']:,} here ({change['why']})")
-    every_s = 60.0 * FROZEN["checkpoint_minutes"]
-    base = final.train_within(
-        recipe, RUN, FROZEN["device"], hours=FROZEN["hours"], checkpoint_every_s=every_s, signals=signals, show=print
-    )
+    if asked.replay:
+        Decisions(RUN.path / FILE, recipe).take(asked.replay)
+    switch_off = until.Until.of(asked.until) if asked.until else None
+    limits = final.Limits(FROZEN["hours"], FROZEN["longest"], FROZEN["checkpoint_minutes"], switch_off)
+    base = final.train_within(recipe, RUN, FROZEN["device"], limits, signals, print)
     from objectives.latency import measure_latency, size
     from train.model import drop_adapter, load_adapter
 
@@ -339,13 +348,12 @@ def summary(result: dict[str, Any]) -> str:
         asked = f"{name} ({after.prompt_strict.n})"
         lines.append(f"{asked:<36}{before.prompt_strict!s:>18}{after.prompt_strict!s:>18}")
     lines += after.remarks
-    reached = "the whole horizon" if result["outcome"] == "completed" else "the hours ran out before the horizon"
-    spent = final.spelled(result["seconds"]["train"], FROZEN["hours"])
+    spent = spelled(result["seconds"]["train"], 3600 * FROZEN["hours"])
     first, each = result["latency"]["first_token_s"]["p50"], result["latency"]["tokens_per_s"]["p50"]
     lines.append(f"one prompt at a time: {first:.3f} s to the first token, {each:.1f} tokens a second")
     size = result["size"]["adapter_bytes"] / 2**20
     lines.append(f"{RUN.adapter}: {result['trainable_parameters']:,} trained parameters, {size:.1f} MiB")
-    lines.append(f"{result['examples']:,} examples in {spent} ({reached})")
+    lines.append(f"{result['examples']:,} examples in {spent} ({final.ended(result)})")
     return "\n".join(lines)
 
 

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from search.cli_options import TIME_OF_DAY, AnyStudy, hours, time_of_day
+from search.cli_options import AnyStudy, hours, time_of_day
 from search.errors import ConfigError
+from train.until import is_time
 
 
 def boot_or_time(value: str) -> str:
     """`boot` or 22:00."""
-    if value != "boot" and not TIME_OF_DAY.fullmatch(value):
+    if value != "boot" and not is_time(value):
         raise ConfigError(f"--at {value!r}: this is neither boot nor a time of day like 22:00, from 00:00 to 23:59")
     return value
 

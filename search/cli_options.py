@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from search.errors import ConfigError
-
-TIME_OF_DAY = re.compile(r"([01][0-9]|2[0-3]):[0-5][0-9]")
+from train.until import is_time
 
 
 def complete_study(incomplete: str) -> list[str]:
@@ -31,7 +29,7 @@ def complete_preset(incomplete: str) -> list[str]:
 
 def time_of_day(value: str | None) -> str | None:
     """03:00."""
-    if value is not None and not TIME_OF_DAY.fullmatch(value):
+    if value is not None and not is_time(value):
         raise ConfigError(f"{value!r} is no time of day like 03:00, from 00:00 to 23:59")
     return value
 

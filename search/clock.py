@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
-from search.config import next_time
+from train.until import next_time
 
 JUMP_S = 300.0  # less than this is a correction of the clock, which changes no date
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -31,7 +30,7 @@ from search.studyfile import Loc, StudyFile, Table, nearest, spelled
 from search.validation import build, value_of
 from train.recipe import Base, Probe, Recipe, Source
 
-__all__ = ["Prior", "PrunerSection", "StudyConfig", "load", "next_time"]
+__all__ = ["Prior", "PrunerSection", "StudyConfig", "load"]
 
 ELSEWHERE = ("base", "sources", "probe", "seed", "threads")  # Recipe fields that [recipe] does not set
 FIXABLE = tuple(name for name in Recipe.model_fields if name not in ELSEWHERE)
@@ -65,21 +64,6 @@ class StudyConfig(Frozen):
             return self.text
         folder = json.dumps(str(self.path.resolve().parent), ensure_ascii=False)
         return f"{RELATIVE_TO} = {folder}  # the folder of the file that this was copied from\n{self.text}"
-
-
-def next_time(time_of_day: str, now: float, zone: tzinfo | None = None) -> float:
-    """The first reading of time.time() after `now` at which the local clock shows `time_of_day` ("HH:MM").
-
-    Where the clocks skip that time, it is when they would have shown it. `zone` is the machine's own by default.
-    """
-    hour, minute = map(int, time_of_day.split(":"))
-    today = datetime.fromtimestamp(now, zone)
-    readings = [
-        (today + timedelta(days=days)).replace(hour=hour, minute=minute, second=0, microsecond=0, fold=fold).timestamp()
-        for days in (0, 1)
-        for fold in (0, 1)
-    ]
-    return min(reading for reading in readings if reading > now)
 
 
 def load(path: Path) -> StudyConfig:

@@ -1,8 +1,9 @@
 """The best trial -> final_run.py and its lock: what is frozen, and whether file and study still agree.
 
 From the trial's recipe the freeze changes `examples`, the horizon, and the learning rates, which a longer horizon
-wants lower; nothing else. How the file is written is in freeze_file, what its lock holds in freeze_lock, and where each
-value came from in freeze_origins.
+wants lower; nothing else. The horizon is where the run begins: it is corrected on the way, as the pace is measured
+(train.hours). How the file is written is in freeze_file, what its lock holds in freeze_lock, and where each value came
+from in freeze_origins.
 """
 
 from __future__ import annotations
@@ -148,7 +149,9 @@ def _made(config: StudyConfig, folder: Path, accepted: Collection[str]) -> _Made
         "objective": objective,
         "device": config.machine.device,
         "hours": config.final.hours,
-        "checkpoint_minutes": config.machine.checkpoint_minutes,
+        "least_hours": horizon.least_hours,
+        "longest": horizon.longest,
+        "checkpoint_minutes": config.final.checkpoint_minutes,
         "origin": _origin(config, folder, records, best, horizon, rates),
         "rules": kept.model_dump(mode="json"),
         "versions": versions(),

@@ -11,41 +11,57 @@ from pathlib import Path
 
 from search.errors import SearchError
 from search.sections import FinalSection
+from train.hours import MEANT
 from train.recipe import Recipe
 from train.rundir import Json, RunDir, read_json
 
 EXPONENT = 0.15  # the best learning rate ~ steps ** -EXPONENT; cautious, no fit: docs/search.md says why
 LARGEST = 2.0  # what a learning rate is divided by at most: no further than was measured, or than a guess should reach
-SHARE_OF_TIME = 0.90  # of the allowance that the horizon is meant to fill; the rest is for what nobody foresaw
+FASTER = 4.0  # times the measured speed, for which data are at hand where the run is made on a faster machine
+LEAST_STEPS = 10  # that the hours have to hold, or nothing could be learned
 
 
 @dataclass(frozen=True)
 class Horizon:
-    """How many examples the final run consumes, and why so many."""
+    """How many examples the final run is to consume, and why so many; how many at most, whatever its own pace says; and
+    the hours below which it is not worth a start."""
 
     examples: int
+    longest: int
+    least_hours: float
     why: str
 
 
 def stretch(recipe: Recipe, rows: Mapping[str, int], final: FinalSection, rate: float, load_s: float) -> Horizon:
     """The final run's horizon: what the time holds, or what the data bear; in whole batches, and never less than the
-    trial's own.
+    trial's own. That is where the run begins: it measures its pace, and ends where its hours do or its data.
 
     `rows` are those of each source; `rate` (examples a second) and `load_s` (to load model and data) were measured.
+    Raises SearchError where the hours hold no more than a few steps.
     """
-    usable_s = max(0.0, SHARE_OF_TIME * 3600 * final.hours - load_s)
-    by_time, by_data = usable_s * rate, final.max_epochs * epoch(recipe, rows)
+    least_hours = (load_s + LEAST_STEPS * recipe.batch_size / rate) / (3600 * MEANT)
+    if final.hours < least_hours:
+        raise SearchError(
+            f"hours = {final.hours:g} in [final] are too few: loading takes {load_s:.0f} s and {LEAST_STEPS} steps "
+            f"{LEAST_STEPS * recipe.batch_size / rate:.0f} s; give it {least_hours:.2g} at least"
+        )
+    by_time, by_data = (3600 * MEANT * final.hours - load_s) * rate, final.max_epochs * epoch(recipe, rows)
     wanted = min(by_time, by_data)
-    examples = max(recipe.examples, math.floor(wanted / recipe.batch_size) * recipe.batch_size)
+    examples = max(recipe.examples, _whole(recipe, wanted))
     limit = "the time" if by_time <= by_data else "the data"
     if wanted < recipe.examples:
         limit = "the trial's own horizon, which is more"
     why = (
-        f"{final.hours:g} hours, {SHARE_OF_TIME:.0%} of them planned, less {load_s:.0f} s of loading, at "
+        f"{final.hours:g} hours, {MEANT:.2%} of them planned, less {load_s:.0f} s of loading, at "
         f"{rate:.4g} examples a second hold {by_time:,.0f}; {final.max_epochs:g} epochs are "
         f"{by_data:,.0f}; decided by {limit}, in whole batches of {recipe.batch_size}"
     )
-    return Horizon(examples, why)
+    longest = max(examples, _whole(recipe, min(FASTER * by_time, by_data)))
+    return Horizon(examples, longest, float(f"{least_hours:.3g}"), why)
+
+
+def _whole(recipe: Recipe, examples: float) -> int:
+    return math.floor(examples / recipe.batch_size) * recipe.batch_size
 
 
 @dataclass(frozen=True)

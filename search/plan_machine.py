@@ -6,7 +6,8 @@ from search.errors import MachineUnfit, SearchError
 from search.plan_study import GIB, Machine
 from search.sections import MachineSection
 from search.studyfile import nearest
-from search.survey import Card, card
+from search.survey import card
+from train.card import Card
 from train.planning import plan
 
 DEFAULT_SPEED = "RTX 4070 Ti"

@@ -15,13 +15,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from search import home, plan_machine, plan_study
-from search.config import StudyConfig, next_time
+from search.config import StudyConfig
 from search.errors import SearchError
 from search.sections import MachineSection, ObjectiveSection
 from storage import records
 from train.planning.plan import Answers
 from train.recipe import Recipe
 from train.rundir import Json, RunDir, read_json
+from train.until import next_time
 
 NO_PROMPTS = ObjectiveSection(prompts=Path(), stages=())
 IFEVAL_PROMPTS = 541  # of a final run, which is scored on all of them

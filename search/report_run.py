@@ -9,6 +9,8 @@ from itertools import pairwise
 from typing import TypeVar
 
 from objectives.score import Score
+from train.decisions import FILE, holding
+from train.horizon import Decision
 from train.planning import plan
 from train.planning.plan import BaseFacts, DeviceKind, Plan
 from train.recipe import Recipe, RecipeError
@@ -49,6 +51,7 @@ class RunRecord:
     base_scores: Mapping[str, Score]
     clock_s: float | None
     samples: Sequence[Json]
+    decisions: Sequence[Decision]
 
     @cached_property
     def steps(self) -> dict[int, Json]:
@@ -61,14 +64,9 @@ class RunRecord:
         return sorted((e for e in self.events if e.get("event") == "rung"), key=lambda e: float(e["fraction"]))
 
     @cached_property
-    def decisions(self) -> list[Json]:
-        """Where the run was to end, each time that it was decided: step, sft_steps, steps, why (see train.horizon)."""
-        return [event for event in self.events if event.keys() >= {"step", "sft_steps", "steps", "why"}]
-
-    @cached_property
     def horizon(self) -> int:
         """The steps of the whole run: the recipe's, unless it was decided on the way."""
-        return int(self.decisions[-1]["steps"]) if self.decisions else self.recipe.steps
+        return self.decisions[-1].steps if self.decisions else self.recipe.steps
 
     @cached_property
     def starts(self) -> list[Start]:
@@ -115,6 +113,7 @@ def read_run(run: RunDir, device: DeviceKind | None, problems: Problems) -> RunR
         base_scores=_scores(result, "base_scores", name, problems),
         clock_s=problems.tolerate(f"{name}/clock.json", lambda: _clock(run), None),
         samples=problems.tolerate(f"{name}/samples.jsonl", lambda: _samples(run), []),
+        decisions=problems.tolerate(f"{name}/{FILE}", lambda: _decisions(run, recipe), []),
     )
 
 
@@ -164,6 +163,14 @@ def _score(dumped: Json) -> Score:
 def _clock(run: RunDir) -> float | None:
     held = read_json(run.clock)
     return None if held is None else float(held["spent_s"])
+
+
+def _decisions(run: RunDir, recipe: Recipe) -> list[Decision]:
+    """Those about the end that hold; none of a run that goes as far as its recipe says."""
+    try:
+        return holding(run.path / FILE, recipe)
+    except RecipeError as error:
+        raise ValueError(str(error)) from None
 
 
 def _samples(run: RunDir) -> list[Json]:

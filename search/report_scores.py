@@ -62,12 +62,6 @@ def _headline(records: Records) -> Iterator[Block]:
     if final and final.scores:
         rows.append(("final run", "", *_halves(final.scores)))
     yield Table(head, rows, "lrrrr", strong=len(rows) - 1 if final and final.scores else None)
-    if final and final.result and final.result.get("outcome") == "stopped":
-        steps, all_steps = final.result.get("steps", 0), final.horizon
-        yield Paragraph(
-            f"The hours of the final run ended at step {steps:,} of {all_steps:,} ({steps / all_steps:.0%}), before "
-            "its schedule was through; another run ends where its own hours do, with another adapter."
-        )
     if not study.base:
         yield Missing("The base model is not scored yet.", text.start(records))
     if not study.best:

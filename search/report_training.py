@@ -11,11 +11,12 @@ from search.report_charts import Curve
 from search.report_pages import Block, Heading, Missing, Paragraph, Table
 from search.report_records import Records
 from search.report_run import RunRecord, Start
+from train.horizon import WORDS
 from train.rundir import Json
 
 OUTCOMES = {
     "completed": "reached the horizon",
-    "stopped": "stopped at a checkpoint: asked to, or out of hours",
+    "stopped": "stopped at a checkpoint: asked to, or before a switch-off",
     "pruned": "stopped at a rung",
     "": "ended without a word: killed, crashed, or a power cut",
 }
@@ -110,13 +111,6 @@ def _starts(starts: Sequence[Start], *, running: bool) -> Table:
     return Table(head, rows, "rrrrrrl", caption=caption)
 
 
-WHY = {
-    "recipe": "as frozen",
-    "pace": "the measured pace",
-    "hours": "the hours are used up",
-    "turned": "the held-out loss has turned",
-    "data": "the data bear no more",
-}
 MOST_DECISIONS = 12  # that are told
 
 
@@ -127,16 +121,12 @@ def _decisions(run: RunRecord) -> Iterator[Block]:
         return
     nth = -(-len(made) // MOST_DECISIONS)
     rows = [
-        (f"{decision['step']:,}", f"{decision['sft_steps']:,}", f"{decision['steps']:,}", _why(decision))
+        (f"{decision.step:,}", f"{decision.sft_steps:,}", f"{decision.steps:,}", WORDS[decision.why])
         for decision in [*made[:-1:nth], made[-1]]
     ]
     some = f", {len(rows)} of {len(made)}" if len(rows) < len(made) else ""
     caption = f"Where the run was to end, as decided on the way{some}; frozen for {run.recipe.steps:,} steps."
     yield Table(("after step", "end of the supervised stage", "end", "why"), rows, "rrrl", caption=caption)
-
-
-def _why(decision: Json) -> str:
-    return WHY.get(decision["why"], str(decision["why"]))
 
 
 def _compared(records: Records) -> Iterator[Block]:

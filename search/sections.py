@@ -9,10 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from search.parameters import Value
 from train.recipe import Fraction, Slug
+from train.until import TIME_OF_DAY
 
 STAGES = (24, 48)  # prompts after which a trial may be ended, where a study does not say
 AUTO = "auto"  # gradient_checkpointing in [recipe]: the plan chooses; see search.plan_choice
-TIME_OF_DAY = r"^([01][0-9]|2[0-3]):[0-5][0-9]$"
 
 Positive = Annotated[float, Field(gt=0.0)]
 Hours = Annotated[float, Field(gt=0.0, le=10_000.0)]
@@ -108,6 +108,7 @@ class FinalSection(Frozen):
     """
 
     hours: Annotated[float, Field(gt=0.0, le=24.0)] = 24.0
+    checkpoint_minutes: Positive = 20.0
     max_epochs: Positive = 3.0
     max_new_tokens: Count = 1280
     correct_learning_rate: bool = True

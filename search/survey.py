@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+import train.card
 from objectives import subset
 from objectives.prompt_errors import grouped
 from objectives.score import INSTRUCTIONS, ObjectiveError, Prompt
@@ -24,21 +23,12 @@ from search import checks, space, studyfile
 from search.config import StudyConfig
 from search.errors import MachineUnfit
 from search.studyfile import nearest
+from train.card import Card, NoCard
 from train.planning import plan
 from train.recipe import RecipeError
 
 PROMPT_FIELDS = ("key", "prompt", "instruction_id_list", "kwargs")
 MOST_PROBLEMS = 5  # of a prompts file, told at once
-DRIVER_PATIENCE_S = 30.0
-
-
-@dataclass(frozen=True)
-class Card:
-    """The first NVIDIA GPU, as its driver describes it."""
-
-    name: str
-    memory_bytes: int
-    driver: str
 
 
 @dataclass(frozen=True)
@@ -115,33 +105,13 @@ def survey(config: StudyConfig) -> Survey:
 
 def card() -> Card:
     """The first card that NVIDIA's driver knows. Raises MachineUnfit where there is no driver or no card."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        raise _unfit("there is no nvidia-smi, so no NVIDIA driver is installed")
-    query = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader,nounits"]
     try:
-        answer = subprocess.run(query, capture_output=True, text=True, timeout=DRIVER_PATIENCE_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise _unfit(f"nvidia-smi does not answer: {error}") from None
-    said = (answer.stdout + answer.stderr).strip().splitlines()
-    if answer.returncode or not said:
-        raise _unfit(f"nvidia-smi failed: {said[0] if said else f'exit code {answer.returncode}'}")
-    return _card(said[0])
-
-
-def _card(line: str) -> Card:
-    """One line of nvidia-smi's answer: `NVIDIA GeForce RTX 4070 Ti, 12282, 550.54.14`."""
-    parts = [part.strip() for part in line.rsplit(",", 2)]
-    if len(parts) != 3 or not parts[1].isdigit():
-        raise _unfit(f"nvidia-smi said {line!r}")
-    return Card(name=parts[0], memory_bytes=int(parts[1]) * 2**20, driver=parts[2])
-
-
-def _unfit(reason: str) -> MachineUnfit:
-    return MachineUnfit(
-        f'it is "cuda", but {reason}. Mend the driver (`nvidia-smi` has to list a card), '
-        'or set device = "cpu", which suits small models only.'
-    )
+        return train.card.card()
+    except NoCard as reason:
+        raise MachineUnfit(
+            f'it is "cuda", but {reason}. Mend the driver (`nvidia-smi` has to list a card), '
+            'or set device = "cpu", which suits small models only.'
+        ) from None
 
 
 def _base(config: StudyConfig) -> plan.BaseFacts:

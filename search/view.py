@@ -19,6 +19,7 @@ from storage import records
 from storage.attempts import Attempt, Work
 from storage.records import Brief, TrialRecord
 from train.rundir import Json, RunDir, parse_event, read_json
+from train.until import next_time
 
 
 @dataclass(frozen=True)
@@ -170,8 +171,6 @@ def _deadline_s(until: str | None) -> float | None:
     """Seconds until the local clock shows that time of day."""
     if until is None:
         return None
-    from search.config import next_time  # imported late: most looks at a study need no study file
-
     now = time.time()
     return next_time(until, now) - now
 

@@ -20,7 +20,8 @@ import made_study
 import pytest
 
 from search import freeze
-from train import final, lock
+from train import final, interrupts, lock
+from train.decisions import FILE, Decisions
 from train.recipe import Recipe, digest_of
 from train.rundir import RunDir, read_json
 
@@ -144,7 +145,7 @@ def folder(world: made_study.MadeStudy, tmp_path: Path) -> Path:
 def done(world: made_study.MadeStudy) -> Path:
     """The run: stopped by SIGTERM, killed some steps after a checkpoint, and gone on with to its end."""
     stop_at(world.folder, step=9, number=signal.SIGTERM, code=143)
-    assert "of 60, loss" in run(world.folder, "--status")[1]
+    assert "of 60 (" in run(world.folder, "--status")[1]
     stop_at(world.folder, step=33, number=signal.SIGKILL, code=-signal.SIGKILL)
     code, out, error = run(world.folder)
     assert code == 0, error
@@ -169,10 +170,10 @@ def stop_at(folder: Path, step: int, number: int, code: int) -> None:
 def test_its_adapter_is_that_of_a_run_without_interruption(done: Path, tmp_path: Path) -> None:
     recipe, whole = RunDir(done / "final").recipe(), RunDir(tmp_path / "final")
     whole.path.mkdir()
-    with final.Signals() as signals:
-        final.train_within(
-            recipe, whole, "cpu", hours=1.0, checkpoint_every_s=1e9, signals=signals, show=lambda _: None
-        )
+    Decisions(whole.path / FILE, recipe).take(done / "final" / FILE)
+    limits = final.Limits(hours=1.0, longest=recipe.examples, checkpoint_minutes=1e9)
+    with interrupts.Signals() as signals:
+        final.train_within(recipe, whole, "cpu", limits, signals, lambda _: None)
     name = "adapter_model.safetensors"
     assert (done / "final" / "adapter" / name).read_bytes() == (whole.adapter / name).read_bytes()
     resumed = [event["step"] for event in RunDir(done / "final").read_events() if event["event"] == "resumed"]

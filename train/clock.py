@@ -12,6 +12,8 @@ from typing import Self
 from train.recipe import RecipeError
 from train.rundir import read_json, write_json
 
+LEASE_S = 10.0
+
 
 class Clock:
     """Counts the seconds that processes spend on one run, against an allowance. Time between processes is free.
@@ -26,7 +28,7 @@ class Clock:
     """
 
     def __init__(
-        self, path: Path, allowance_s: float, lease_s: float = 10.0, now: Callable[[], float] = time.monotonic
+        self, path: Path, allowance_s: float, lease_s: float = LEASE_S, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._path, self._allowance_s, self._lease_s, self._now = path, allowance_s, lease_s, now
         self._before_s = self._paid_s = _read(path)
@@ -98,3 +100,9 @@ def _read(path: Path) -> float:
     if not 0.0 <= spent_s < float("inf"):
         raise RecipeError(f"{path} is damaged, so the seconds used are unknown; to count from 0 again, delete it")
     return spent_s
+
+
+def spelled(spent_s: float, allowance_s: float) -> str:
+    """Time used of the allowance, in the unit that reads best."""
+    unit, length = ("hours", 3600.0) if allowance_s >= 3600 else ("minutes", 60.0)
+    return f"{spent_s / length:.2f} of {allowance_s / length:.3g} {unit}"

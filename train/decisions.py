@@ -1,25 +1,28 @@
 """horizon.jsonl: the decisions about a run's end, in the order in which they were made. Imports no torch.
 
-The first line names the recipe and the longest run that there may be. A line after it is one decision:
+The first line names the recipe, and says of a run that takes another one's decisions that it does (`replayed`). A line
+after it is one decision:
 
     step, sft_steps, steps, why     see train.horizon.Decision
     before                          `steps` until then
     seconds                         process seconds used
 
-A line counts no more once a later one was made at the same step or before it: the steps in between were made again.
+A line counts no more once a later one was made at the same step or before it: the steps in between were made again. The
+last line of a run that was made to its end has that: `ended`, its last step.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 from train.horizon import Decision, Why, as_json
 from train.recipe import Recipe, RecipeError
-from train.rundir import Json, parse_event
+from train.rundir import Json, parse_event, write_atomic
 
 FILE = "horizon.jsonl"
 
@@ -36,8 +39,37 @@ class Decisions:
 
     def append(self, decision: Decision, seconds: float, before: Decision | None = None) -> None:
         """Write a decision down, durably."""
-        written: list[Json] = [] if self.path.exists() else [{"recipe_sha256": self._recipe.digest}]
-        written.append({**as_json(decision), "before": before.steps if before else None, "seconds": seconds})
+        line = {**as_json(decision), "before": before.steps if before else None, "seconds": seconds}
+        self._write([line] if self.path.exists() else [{"recipe_sha256": self._recipe.digest}, line])
+
+    def end(self, step: int) -> None:
+        """Write down that the run is made, up to `step`; once."""
+        if not has_ended(self.path):
+            self._write([{"ended": step}])
+
+    @property
+    def replayed(self) -> bool:
+        """Whether they are another run's, to be taken again."""
+        return any(line.get("replayed") for line in lines(self.path)[:1])
+
+    def take(self, path: Path) -> None:
+        """Have this run take the decisions in the file at `path` again, of a run of the same recipe that has ended.
+
+        Raises RecipeError where that file is not of one, or where this run has begun with other decisions.
+        """
+        if not holding(path, self._recipe) or not has_ended(path):
+            raise RecipeError(
+                f"{path} has no decisions of a run that was made to its end; name the horizon.jsonl of one"
+            )
+        taken = [line for line in lines(path) if "recipe_sha256" not in line]
+        head: Json = {"recipe_sha256": self._recipe.digest, "replayed": True}
+        if not self.path.exists():
+            write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in [head, *taken]))
+        elif lines(self.path) != [head, *taken]:
+            away = shlex.join(["mv", str(self.path.parent), f"{self.path.parent}-old"])
+            raise RecipeError(f"{self.path.parent} holds a run with other decisions than {path}; move it away: {away}")
+
+    def _write(self, written: Sequence[Json]) -> None:
         with open(self.path, "a+b") as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
@@ -75,9 +107,9 @@ def lines(path: Path) -> list[Json]:
     return [line for part in content.split(b"\n")[:-1] if (line := parse_event(part)) is not None]
 
 
-def revised(found: Sequence[Json]) -> list[Json]:
-    """Of the lines of a file, those that changed an end that was set before."""
-    return [line for line in found if line.get("before") is not None]
+def has_ended(path: Path) -> bool:
+    """Whether the run whose decisions are in the file at `path` was made to its end."""
+    return any("ended" in line for line in lines(path)[-1:])
 
 
 def _decision(line: Json, path: Path) -> Decision:

@@ -17,13 +17,21 @@ from train.recipe import Recipe
 
 StageName = Literal["sft", "dpo"]
 Why = Literal["recipe", "pace", "hours", "turned", "data"]
+WORDS: dict[Why, str] = {
+    "recipe": "as frozen",
+    "pace": "the measured pace",
+    "hours": "the hours are used up",
+    "turned": "the held-out loss has turned",
+    "data": "the data bear no more",
+}
 
 
 @dataclass(frozen=True)
 class Decision:
     """After `step` steps: the supervised stage ends at `sft_steps`, the run at `steps`.
 
-    `why`: the recipe says so; the measured pace; the hours are used up; the held-out loss has turned.
+    `why`: the recipe says so; the measured pace; the hours are used up; the held-out loss has turned; the data bear no
+    more.
     """
 
     step: int
@@ -57,6 +65,11 @@ class Course:
         """The course with one more decision; those made at its step or later hold no more."""
         before = [kept for kept in self.decisions if kept.step < decision.step]
         return Course(self.recipe, (*before, decision))
+
+    def before(self, step: int) -> Course:
+        """The course as it was when that step was made: without what was decided after it."""
+        kept = tuple(decision for decision in self.decisions if decision.step < max(1, step))
+        return Course(self.recipe, kept)
 
     def progress(self, step: int) -> float:
         """The share of the whole run that is done after `step` steps: rises from 0 to 1 without a jump."""
@@ -127,6 +140,9 @@ class Horizon(Protocol):
     def resume(self, decisions: Sequence[Decision], step: int) -> None:
         """Go on after `step` with the decisions that were in force at the checkpoint; none: from the beginning."""
 
+    def begin_stage(self) -> None:
+        """A stage's first step begins now: what lies before made its trainer."""
+
     def begin_step(self) -> None:
         """The next step begins now: checkpoints and probes lie before."""
 
@@ -147,6 +163,9 @@ class Fixed:
 
     def resume(self, decisions: Sequence[Decision], step: int) -> None:
         """Nothing is decided on the way."""
+
+    def begin_stage(self) -> None:
+        """No time is measured."""
 
     def begin_step(self) -> None:
         """No time is measured."""

@@ -80,17 +80,30 @@ class ByHours:
 
     keeps_best = True
 
-    def __init__(self, recipe: Recipe, most: Recipe, decisions: Decisions, clock: Time, allowance_s: float) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        most: Recipe,
+        decisions: Decisions,
+        clock: Time,
+        allowance_s: float,
+        *,
+        longest_s: float = 0.0,
+        over: bool = False,
+    ) -> None:
+        """`longest_s`: the longest pause for a checkpoint and a probe in earlier processes; `over`: there is no time
+        for a further step, whatever the clock says."""
         self.recipe, self.most, self.course = recipe, most, Course.of(recipe)
         self._decisions, self._clock, self._allowance_s = decisions, clock, allowance_s
         self._paces: dict[StageName, Pace] = {stage: Pace(MEMORY * allowance_s) for stage in ("sft", "dpo")}
         self._pending: list[Decision] = []
         self._begun_s = self._ended_s = clock.spent_s
-        self._stepping_s = self._between_s = self._longest_s = 0.0
+        self._stepping_s = self._between_s = 0.0
+        self._longest_s, self._over = longest_s, over
         self._due_s = math.inf  # the seconds left at which the next decision is due
 
     def resume(self, decisions: Sequence[Decision], step: int) -> None:
-        """Take over what was decided up to `step`, and remember what was decided after it."""
+        """Take over what was decided up to `step`, and remember what was decided after it; end if no time is left."""
         found = self._decisions.read()
         self.course = Course(self.recipe, tuple(decisions)) if decisions else Course.of(self.recipe)
         if not found:
@@ -99,9 +112,15 @@ class ByHours:
         self._pending = [decision for decision in found if decision.step >= max(1, step)]
         self._adopt(step)
         self._begun_s = self._ended_s = self._clock.spent_s
+        if 0 < step < self.course.now.steps and (self._over or self._begun_s >= self.latest_s):
+            self._decide(Decision(step, min(step, self.course.now.sft_steps), step, "hours"))
+
+    def begin_stage(self) -> None:
+        """What happened since the last step made the stage's trainer: it comes once, so no step is to pay for it."""
+        self._begun_s = self._ended_s = self._clock.spent_s
 
     def begin_step(self) -> None:
-        """What happened since the last step was a checkpoint or a probe, or the start."""
+        """What happened since the last step was a checkpoint or a probe."""
         self._begun_s = self._clock.spent_s
         between_s = self._begun_s - self._ended_s
         self._between_s += between_s
@@ -201,6 +220,9 @@ class Replayed:
     def resume(self, decisions: Sequence[Decision], step: int) -> None:
         """Take the given decisions up to `step`."""
         self.made("sft", step)
+
+    def begin_stage(self) -> None:
+        """No time is measured."""
 
     def begin_step(self) -> None:
         """No time is measured."""

@@ -22,6 +22,7 @@ from packaging.utils import canonicalize_name
 from pydantic import TypeAdapter, ValidationError
 
 from train import environment
+from train.card import Card
 from train.environment import Package
 from train.recipe import RecipeError, canonical, digest_of
 from train.rundir import Json
@@ -54,8 +55,9 @@ def check_file(frozen: Json, file: Path) -> None:
         raise RecipeError(f"the code of {file} was edited: {confirm}")
 
 
-def check(frozen: Json, file: Path, *, edited: bool, other_versions: bool) -> list[str]:
+def check(frozen: Json, file: Path, edited: bool, other_versions: bool, card: Card | None = None) -> list[str]:
     """Compare what is installed with what was frozen as `file`; returns, a line each, the differences that are allowed.
+    `card` is the GPU that the run is made on.
 
     Raises RecipeError where the lock is missing, edited or another file's, and where Python or a package differs, with
     all of the differences. `edited` allows a lock that was edited, `other_versions` other packages, or no lock.
@@ -74,7 +76,7 @@ def check(frozen: Json, file: Path, *, edited: bool, other_versions: bool) -> li
             "this environment is not the one that was frozen; install what was frozen, or go on with what is here: "
             f"{_OTHER_VERSIONS}\n{lines}"
         )
-    return differ + list(_machine_differs((lock or {}).get("machine")))
+    return differ + list(_machine_differs((lock or {}).get("machine"), card.name if card else None))
 
 
 def read(frozen: Json, file: Path) -> Json:
@@ -157,7 +159,11 @@ def _differs(name: str, wanted: Package) -> str:
     return ""
 
 
-def _machine_differs(frozen: object) -> Iterator[str]:
-    for name, value in environment.machine().items():
-        if isinstance(frozen, dict) and name in frozen and frozen[name] != value:
-            yield f"another machine, whose weights may differ in their last bits: {name} {value}, not {frozen[name]}"
+def _machine_differs(frozen: object, card: str | None) -> Iterator[str]:
+    held = frozen if isinstance(frozen, dict) else {}
+    gpu = held.get("gpu")
+    then = {**held, "gpu": gpu.get("name") if isinstance(gpu, dict) else None}
+    now = {**environment.machine(), "gpu": card}
+    for name, value in now.items():
+        if name in held and then[name] != value:
+            yield f"another machine, whose weights may differ in their last bits: {name} {value}, not {then[name]}"

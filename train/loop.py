@@ -8,6 +8,7 @@ Lines of events.jsonl that are written here, by their "event":
     turned       step; best: the step of the lowest rung, whose adapter is kept
     checkpoint   step, seconds
     resumed      step: the checkpoint that an attempt began with; what follows it replaces later steps before it
+    best         step: whose weights the adapter has, where the held-out loss had turned
     completed, pruned, stopped   step: how an attempt ended
 """
 
@@ -164,6 +165,7 @@ class _Attempt:
         if best := at_step(self.run, self.position.best_step):
             set_adapter_tensors(self.model, best.adapter())
             self.adapter_step = self.position.best_step
+        self.run.append_event({"event": "best", "step": self.adapter_step})
 
     def train_stage(self, stage: Stage) -> None:
         """Make the steps of `stage` that are left, or as many as the watch allows."""
@@ -205,9 +207,8 @@ class _Attempt:
         self.position = replace(self.position, step=facts.step, tokens=facts.tokens, seconds=facts.seconds)
         self.run.append_event({"event": "step", **asdict(facts)})
         self.watch.step(facts)
-        due = self.due()  # as was decided until now: the end may come nearer, and a rung not be at this step any more
         self.horizon.made("sft" if facts.stage == "sft" else "dpo", facts.step)
-        due = sorted({*due, *self.due()})
+        due = self.due()
         now = self.horizon.course.now
         timed = time.monotonic() - self.saved_at >= self.checkpoint_every_s
         if saved := bool(timed or due or facts.step == now.sft_steps < now.steps):
@@ -219,9 +220,11 @@ class _Attempt:
             self.outcome = "stopped"
 
     def due(self) -> list[float]:
-        """The rungs at this step that are not in the position yet."""
-        course, step = self.horizon.course, self.position.step
-        return [f for f in self.rungs if course.step_at(f) == step and str(f) not in self.position.rungs]
+        """The rungs at this step that are not in the position yet: both by what was decided until it and by what is
+        decided now, since the end may have come nearer, or gone farther away."""
+        step, course = self.position.step, self.horizon.course
+        courses = (course.before(step), course)
+        return [f for f in self.rungs if step in {c.step_at(f) for c in courses} and str(f) not in self.position.rungs]
 
     def pass_rungs(self, due: Sequence[float]) -> None:
         """Measure, once, and report the rungs that are due."""
@@ -325,12 +328,8 @@ class _EachStep(transformers.TrainerCallback):  # type: ignore[misc]
         # Only now: accelerate has taken the optimizer's state out and put it in again, which unpages paged tensors.
         if self.resumed:
             self.resumed.restore_optimizer(optimizer, adapter_parameters(model))
-        self.begin()
-
-    def begin(self) -> None:
-        """The next step begins now."""
         self.ready = time.monotonic()
-        self.attempt.horizon.begin_step()
+        self.attempt.horizon.begin_stage()
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         if self.resumed:
@@ -353,6 +352,7 @@ class _EachStep(transformers.TrainerCallback):  # type: ignore[misc]
             left_s=self.attempt.forecast.left_s(self.stage.name, step, took, self.attempt.horizon.course.now),
         )
         self.attempt.stepped(facts, optimizer)
-        self.begin()
+        self.ready = time.monotonic()
+        self.attempt.horizon.begin_step()
         if self.attempt.outcome is not None or step >= self.attempt.end_of(self.stage.name):
             control.should_training_stop = True

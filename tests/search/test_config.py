@@ -16,6 +16,7 @@ from search import config, home
 from search.errors import ConfigError
 from search.parameters import Choice, FloatRange, IntRange
 from search.studyfile import Places
+from train.until import next_time
 
 LINES = """\
 [study]
@@ -471,22 +472,22 @@ def reading(text: str, fold: int = 0) -> float:
     ],
 )
 def test_until_is_the_next_time_that_the_clock_shows_it(now: str, until: str, expected: str) -> None:
-    assert config.next_time(until, reading(now), BERLIN) == reading(expected)
+    assert next_time(until, reading(now), BERLIN) == reading(expected)
 
 
 def test_an_hour_that_comes_twice_is_met_the_first_time_and_then_the_second() -> None:
     first, second = reading("2026-10-25 02:30:00"), reading("2026-10-25 02:30:00", fold=1)
-    assert config.next_time("02:30", first - 60, BERLIN) == first
-    assert config.next_time("02:30", first, BERLIN) == second
-    assert config.next_time("02:30", second - 60, BERLIN) == second
+    assert next_time("02:30", first - 60, BERLIN) == first
+    assert next_time("02:30", first, BERLIN) == second
+    assert next_time("02:30", second - 60, BERLIN) == second
 
 
 @given(now=st.floats(reading("2020-01-01"), reading("2035-01-01")), until=TIMES)
 def test_a_deadline_lies_in_the_next_day_and_never_in_the_past(now: float, until: str) -> None:
     for zone in (BERLIN, None):
-        deadline = config.next_time(until, now, zone)
+        deadline = next_time(until, now, zone)
         assert now < deadline <= now + 25 * 3600
-    shown = datetime.fromtimestamp(config.next_time(until, now, BERLIN), BERLIN)
+    shown = datetime.fromtimestamp(next_time(until, now, BERLIN), BERLIN)
     if shown.strftime("%H:%M") != until:  # an hour that the clocks skipped
         assert (shown.month, until[:2]) == (3, "02")
     assert math.isfinite(deadline)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.clock import JUMP_S, SYSTEM, Deadline, left_s
-from search.config import next_time
+from train.until import next_time
 
 HOUR = 3600.0
 

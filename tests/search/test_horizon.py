@@ -11,8 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search.errors import SearchError
-from search.horizon import LARGEST, corrections, divided_by, epoch, examples_per_second, load_seconds, stretch
+from search.horizon import (
+    FASTER,
+    LARGEST,
+    LEAST_STEPS,
+    corrections,
+    divided_by,
+    epoch,
+    examples_per_second,
+    load_seconds,
+    stretch,
+)
 from search.sections import FinalSection
+from train.hours import MEANT
 from train.recipe import Base, Probe, Recipe, Source
 from train.rundir import RunDir, write_json
 
@@ -51,7 +62,8 @@ def test_an_epoch_ends_when_the_first_source_is_through(asked: dict[str, Any], e
 
 def test_time_decides_where_data_are_plenty() -> None:
     horizon = stretch(recipe(), ROWS, FinalSection(hours=0.01, max_epochs=3.0), rate=40.0, load_s=10.0)
-    assert horizon.examples == 16 * ((36 * 0.9 - 10) * 40 // 16)
+    assert horizon.examples == 16 * ((36 * MEANT - 10) * 40 // 16)
+    assert horizon.longest == 2992  # a faster machine would come to the end of the data
     assert "decided by the time, in whole batches of 16" in horizon.why
 
 
@@ -61,9 +73,21 @@ def test_data_decide_where_there_is_time() -> None:
     assert "3 epochs are 3,000; decided by the data" in horizon.why
 
 
+def test_a_faster_machine_has_data_for_four_times_the_speed() -> None:
+    horizon = stretch(recipe(), ROWS, FinalSection(hours=0.01, max_epochs=900.0), rate=40.0, load_s=10.0)
+    assert horizon.longest == 16 * (FASTER * (36 * MEANT - 10) * 40 // 16)
+
+
+def test_hours_that_hold_no_more_than_a_few_steps_are_refused() -> None:
+    said = r"hours = 0.003 in \[final\] are too few: loading takes 10 s and 10 steps 4 s; give it 0.0039 at least"
+    with pytest.raises(SearchError, match=said):
+        stretch(recipe(), ROWS, FinalSection(hours=0.003), rate=40.0, load_s=10.0)
+    assert stretch(recipe(), ROWS, FinalSection(hours=0.004), rate=40.0, load_s=10.0).least_hours == 0.00394
+
+
 def test_the_trials_own_horizon_is_kept() -> None:
-    horizon = stretch(recipe(), ROWS, FinalSection(hours=0.001, max_epochs=3.0), rate=40.0, load_s=10.0)
-    assert horizon.examples == 160
+    horizon = stretch(recipe(examples=320), ROWS, FinalSection(hours=0.004, max_epochs=3.0), rate=40.0, load_s=10.0)
+    assert (horizon.examples, horizon.longest) == (320, 672)
     assert "decided by the trial's own horizon" in horizon.why
 
 
@@ -80,7 +104,15 @@ def test_a_horizon_is_whole_batches_and_within_its_limits(
     hours: float, epochs: float, rate: float, load_s: float, batch: int, batches: int, share: float
 ) -> None:
     trial = recipe(examples=batch * batches, batch_size=batch, dpo_share=share)
-    examples = stretch(trial, ROWS, FinalSection(hours=hours, max_epochs=epochs), rate, load_s).examples
+    try:
+        horizon = stretch(trial, ROWS, FinalSection(hours=hours, max_epochs=epochs), rate, load_s)
+    except SearchError:
+        assert (3600 * MEANT * hours - load_s) * rate <= LEAST_STEPS * batch + 1e-6
+        return
+    examples = horizon.examples
+    assert horizon.least_hours <= 1.01 * hours
+    assert horizon.longest >= examples
+    assert horizon.longest % batch == 0
     assert examples % batch == 0
     assert examples >= trial.examples
     if examples > trial.examples:

@@ -12,7 +12,8 @@ import pytest
 from search import config, freeze, home, plan_choice, space
 from search.config import StudyConfig
 from search.errors import ConfigError
-from search.survey import Card, Survey
+from search.survey import Survey
+from train.card import Card
 from train.planning import plan
 from train.recipe import Recipe
 from train.rundir import RunDir

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import made_study
 import pytest
-from told_report import SECTIONS, change, row, said, told
+from told_report import SECTIONS, change, said, told
 
 from search import report
 from search.errors import SearchError
@@ -51,13 +51,6 @@ def test_a_base_model_that_is_gone_leaves_out_the_layers(study: Path) -> None:
     for recipe in study.glob("**/recipe.json"):
         recipe.write_text(recipe.read_text().replace("/model", "/elsewhere"))
     assert "The base model is not where the recipe says" in said(told(study))
-
-
-def test_a_run_whose_hours_ran_out_says_so(study: Path) -> None:
-    change(study / "final" / "result.json", outcome="stopped")
-    document = told(study)
-    assert row(document, "final run")[1] == "stopped"
-    assert "The hours of the final run ended at step" in said(document)
 
 
 @pytest.mark.parametrize("states", ["", "P", "XX", "R", "C", "CCCCC"])

@@ -14,6 +14,8 @@ from objectives.score import Measure
 from search.report_pages import Table
 from search.report_trials import HALF, shown
 from search.view import TrialView
+from train.decisions import FILE, Decisions
+from train.horizon import Decision
 from train.rundir import RunDir, read_json, write_json
 
 
@@ -84,8 +86,9 @@ def test_interruptions_of_the_final_run_are_told_start_by_start(study: Path) -> 
 
 def test_an_end_that_was_decided_on_the_way_is_told(study: Path) -> None:
     run = RunDir(study / "final")
-    for step, steps, why in ((0, 40, "recipe"), (8, 50, "pace"), (30, 32, "turned")):
-        run.append_event({"event": "horizon", "step": step, "sft_steps": 24, "steps": steps, "why": why})
+    decisions = Decisions(run.path / FILE, run.recipe())
+    for decision in (Decision(0, 24, 40), Decision(8, 24, 50, "pace"), Decision(30, 24, 32, "turned")):
+        decisions.append(decision, 1.0)
     document = told(study)
     assert ("30", "24", "32", "the held-out loss has turned") in rows(document)
     assert "The final run made 32 of 32 steps" in said(document)

@@ -13,7 +13,8 @@ import tiny
 
 from search import config, space
 from search.errors import ConfigError, MachineUnfit
-from search.survey import Card, card, survey
+from search.survey import card, survey
+from train.card import Card
 
 PROMPT = '{"key": 1, "prompt": "x", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}'
 
