@@ -362,6 +362,7 @@ ELSEWHERE: tuple[tuple[Callable[..., cli_models.Shown], str, str], ...] = (  # i
     (cli_models.compare, MODELS, "nightshift compare scores/Qwen2.5-7B studies/tiny/final/scores --show 3"),
     (cli_nights.install, NIGHT, "nightshift install qwen-7b --at 22:00 --until 06:00"),
     (cli_handin.export, MORNING, "nightshift export qwen-7b --format merged --out Qwen2.5-7B-mine"),
+    (cli_handin.bundle, MORNING, "nightshift bundle qwen-7b"),
     (cli_handin.push, MORNING, "nightshift push qwen-7b name/Qwen2.5-7B-mine"),
 )
 for _command, _panel, _example in ELSEWHERE:

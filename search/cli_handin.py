@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from search.cli_options import complete_study
+from search.cli_options import AnyStudy, complete_study
 
 
 class Format(StrEnum):
@@ -77,3 +77,29 @@ def push(
 
     address = pushing.push(export_subject.find(study), repo, form.value, public=public, say=lambda _: None)
     yield Text(f"uploaded to {address}" + ("" if public else ", which nobody but you sees"))
+
+
+def bundle(
+    study: AnyStudy = None,
+    merged: Annotated[bool, typer.Option("--merged", help="Put the merged model in, too.")] = False,
+    carry: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Put in this file of yours (a data source, or 'base'), whatever its licence or size; may be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="By default STUDY/NAME-bundle.tar.gz.", show_default=False),
+    ] = None,
+) -> Iterator[Text]:
+    """Pack a finished final run: all that somebody else needs to look at it and to make it again, with reproduce.sh."""
+    from search import bundle as bundling
+    from search import home
+
+    made = bundling.bundle(home.folder(study), out, merged=merged, carry=carry or ())
+    yield Text(f"wrote {made.path}: unpack it on another machine, and run its reproduce.sh")
+    for line in made.not_in_it:
+        yield Text(line)

@@ -52,11 +52,11 @@ def _what(subject: Subject, form: str) -> Iterator[str]:
     made = "the final run" if subject.is_final else "a trial"
     yield (
         f"{_FORMS[form]} It comes from {made} of a study with Nightshift, which trained a QLoRA adapter on the base "
-        f"model {_code(base.model if facts.revision else base.model.rstrip('/').rpartition('/')[2])}"
-        + (f" (commit {_code(facts.revision)})." if facts.revision else ", a local folder.")
+        f"model {code(base.model if facts.revision else base.model.rstrip('/').rpartition('/')[2])}"
+        + (f" (commit {code(facts.revision)})." if facts.revision else ", a local folder.")
     )
-    yield f"SHA-256 over the base model's configuration, tokenizer and weights: {_code(str(facts.sha256))}."
-    yield f"SHA-256 of the recipe: {_code(subject.recipe.digest)}."
+    yield f"SHA-256 over the base model's configuration, tokenizer and weights: {code(str(facts.sha256))}."
+    yield f"SHA-256 of the recipe: {code(subject.recipe.digest)}."
     licence = subject.licences.get(BASE)
     if licence and licence.licence.startswith(LLAMA):
         yield "Built with Llama"
@@ -77,7 +77,7 @@ def _licences(subject: Subject) -> Iterator[str]:
     )
     rows = [("base model", subject.licences.get(BASE))]
     rows += [(f"data {source.name}", subject.licences.get(source.name)) for source in subject.recipe.sources]
-    yield _table(("what", "licence (SPDX)", "what it asks"), [(name, *_asks(licence)) for name, licence in rows])
+    yield table(("what", "licence (SPDX)", "what it asks"), [(name, *_asks(licence)) for name, licence in rows])
 
 
 def _asks(licence: Licence | None) -> tuple[str, str]:
@@ -93,7 +93,7 @@ def _data(recipe: Recipe) -> Iterator[str]:
         pin = f"commit {source.revision}" if source.revision else f"SHA-256 {source.sha256}" if source.sha256 else ""
         use = "supervised" if source.use == "sft" else "preferences (DPO)"
         rows.append((source.name, where, pin, f"{use}, weight {source.weight:g}"))
-    yield _table(("name", "where from", "pinned by", "used for"), rows)
+    yield table(("name", "where from", "pinned by", "used for"), rows)
 
 
 def _scores(subject: Subject) -> Iterator[str]:
@@ -106,11 +106,11 @@ def _scores(subject: Subject) -> Iterator[str]:
             for who, scores in (("base model", record.base_scores), ("this model", record.scores))
             if part in scores
         ]
-        yield _table(("IFEval", "", *METRICS.values()), rows)
+        yield table(("IFEval", "", *METRICS.values()), rows)
         yield "Shares followed, with their standard errors; n is the number of prompts, or of instructions."
     elif record.score:
         rows = [(name, _measure(record.score, metric)) for metric, name in METRICS.items()]
-        yield _table(("IFEval", "the search's prompts"), rows)
+        yield table(("IFEval", "the search's prompts"), rows)
         yield "A trial is picked for its score, which therefore flatters it; the other half of the prompts is unasked."
     else:
         yield "Not scored."
@@ -126,16 +126,16 @@ def _training(subject: Subject) -> Iterator[str]:
     if seconds := result.get("seconds", {}).get("train"):
         yield f"{result.get('examples', 0):,} examples in {result.get('steps', 0):,} steps, {seconds / 3600:.2f} hours."
     shown = {name: value for name, value in subject.recipe.model_dump(mode="json").items() if name not in LEFT_OUT}
-    yield _table(("hyperparameter", "value"), [(name, json.dumps(value)) for name, value in shown.items()])
+    yield table(("hyperparameter", "value"), [(name, json.dumps(value)) for name, value in shown.items()])
     if versions := result.get("versions"):
         yield "Made with " + ", ".join(f"{_text(str(n))} {_text(str(v))}" for n, v in versions.items()) + "."
-    yield f"Prompts have to be put into the chat template in {_code('chat_template.jinja')}, each as a user's message."
+    yield f"Prompts have to be put into the chat template in {code('chat_template.jinja')}, each as a user's message."
 
 
 # Text from elsewhere
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [[*head], ["---"] * len(head), *([_text(cell) for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
@@ -145,7 +145,7 @@ def _text(text: str) -> str:
     return re.sub(r"([\\`*_{}\[\]<>#|!&~$])", r"\\\1", " ".join(text.split()))
 
 
-def _code(text: str) -> str:
+def code(text: str) -> str:
     """Text as code, whatever backticks are in it."""
     flat = " ".join(text.split())
     fence = "`" * (max((len(run) for run in re.findall(r"`+", flat)), default=0) + 1)
