@@ -20,7 +20,7 @@ from train.recipe import Recipe
 from train.rundir import Json, RunDir, read_json, write_atomic, write_json
 
 POLL_S = 0.02  # between two looks of the worker's at a file that it waits for
-LOAD_S, DATA_S, SAVE_S = 5.0, 0.4, 0.1
+LOAD_S, DATA_S, SAVE_S, ADAPTER_S = 5.0, 0.4, 0.1, 0.2
 STRIDES = 20  # of a run, about
 POSITION = "position.json"  # of a checkpoint
 
@@ -101,7 +101,7 @@ class Attempt:
         if not loaded:
             self.run.append_event({"event": "phase", "phase": "load"})
             yield from self.timed("load", LOAD_S)
-        work = self._base() if self.job["kind"] == "base" else self._trial()
+        work = {"base": self._base, "trial": self._trial, "fresh": self._fresh}[self.job["kind"]]()
         try:
             result = yield from work
         except Stopped:
@@ -114,6 +114,22 @@ class Attempt:
         yield from self.timed("probe", shown.probe_s)
         scored = yield from self._score(shown)
         return {"outcome": "completed", "reason": "", **scored, "bits_per_byte": shown.bits(0.0)}
+
+    def _fresh(self) -> Generator[float, None, Json]:
+        """A finalist's turn, as search/examination.py has it."""
+        shown = self.world.run(params(self.recipe, self.world.space))
+        yield from self.timed("load", ADAPTER_S)
+        self.run.append_event({"event": "phase", "phase": "score"})
+        asked = self.job["objective"]
+        begin, end = asked["fresh"]
+        prompts = _fresh(asked["prompts"], asked["prompts_sha256"], asked["subset"])[begin:end]
+        yield from self._answers(0, len(prompts), shown.prompt_s, "race")
+        told = self._told(shown, prompts)
+        return {"outcome": "completed", "reason": "", "score": _scored(told, len(told) * shown.prompt_s)}
+
+    def _told(self, shown: Shown, prompts: Sequence[Prompt]) -> list[Verdict]:
+        followed = dict(zip(self.world.keys, map(bool, shown.followed(1.0)), strict=True))
+        return [_verdict(prompt, followed[prompt.key]) for prompt in prompts]
 
     def _trial(self) -> Generator[float, None, Json]:
         shown = self.world.run(params(self.recipe, self.world.space))
@@ -205,12 +221,12 @@ class Attempt:
         write_atomic(self.run.samples, "".join(_sample(prompt, told[prompt.key]) for prompt in order[:count]))
         return {
             "reason": f"behind trial {asked['incumbent']} after {count} of {len(order)} prompts" if behind else "",
-            "score": _scored([_verdict(prompt, told[prompt.key]) for prompt in order[:count]]).model_dump(mode="json"),
+            "score": _scored([_verdict(prompt, told[prompt.key]) for prompt in order[:count]], count * shown.prompt_s),
             "value": race.estimate(told, theirs, [prompt.key for prompt in reference]),
             "race": {"asked": count, "of": len(order), "behind": asked["incumbent"] if behind else None},
         }
 
-    def _answers(self, stage: int, count: int, prompt_s: float) -> Pauses:
+    def _answers(self, stage: int, count: int, prompt_s: float, cause: str = "score") -> Pauses:
         """Answer the prompts of one stage, batch by batch, but for those whose answers were kept."""
         log, batch = self.run.answers(stage), self.job["objective"]["batch_size"]
         kept = len(log.read_text(encoding="utf-8").split()) if log.exists() else 0
@@ -218,7 +234,7 @@ class Attempt:
             if self._asked_to_stop():
                 raise Stopped
             size = min(batch, count - first)
-            yield from self.timed("score", size * prompt_s)
+            yield from self.timed(cause, size * prompt_s)
             with open(log, "a", encoding="utf-8") as file:
                 file.write("answer\n" * size)
 
@@ -271,12 +287,20 @@ def _reference(path: str, sha256: str, count: int) -> tuple[Prompt, ...]:
     return subset.take(tuple(map(Prompt.model_validate_json, lines)), count)
 
 
+@cache
+def _fresh(path: str, sha256: str, count: int) -> tuple[Prompt, ...]:
+    """The search half's prompts that no trial is asked, in the order of the final race."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    return subset.rest(tuple(map(Prompt.model_validate_json, lines)), count)
+
+
 def _asked(found: Mapping[str, Sequence[int]]) -> dict[int, race.Asked]:
     return {int(key): race.Asked(followed=bool(followed), tokens=tokens) for key, (followed, tokens) in found.items()}
 
 
-def _scored(verdicts: Sequence[Verdict]) -> Score:
-    return Score.of(verdicts, looped=0, empty=0, prompts_sha256="0" * 64, exact=True, seconds=0.0)
+def _scored(verdicts: Sequence[Verdict], seconds: float) -> Json:
+    made = Score.of(verdicts, looped=0, empty=0, prompts_sha256="0" * 64, exact=True, seconds=seconds)
+    return made.model_dump(mode="json")
 
 
 def _verdict(prompt: Prompt, followed: bool) -> Verdict:

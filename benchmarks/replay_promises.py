@@ -53,9 +53,9 @@ def _lost(story: Story) -> Iterator[str]:
             yield f"trial {number} was {result['outcome']} and is recorded as {records[number].state}"
     if running := [record.number for record in records.values() if record.state == "running"]:
         yield f"trials {running} are still running"
-    whole = [a.trial for a in story.closed.attempts if a.outcome in ("completed", "pruned", "failed")]
-    if twice := {trial for trial in whole if whole.count(trial) > 1}:
-        yield f"trials {twice} ended twice"
+    whole = [a.run for a in story.closed.attempts if a.outcome in ("completed", "pruned", "failed")]
+    if twice := {run for run in whole if whole.count(run) > 1}:
+        yield f"the runs {twice} ended twice"
     if [record.number for record in story.closed.trials] != list(range(len(records))):
         yield "the trials are not numbered through"
 

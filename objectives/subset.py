@@ -37,6 +37,12 @@ def take(prompts: Sequence[Prompt], n: int) -> tuple[Prompt, ...]:
     return _spread(_groups(prompts))[:n]
 
 
+def rest(prompts: Sequence[Prompt], n: int) -> tuple[Prompt, ...]:
+    """What `take` leaves out, in an order of the same kind."""
+    taken = {prompt.key for prompt in take(prompts, n)}
+    return _spread(_groups(prompt for prompt in prompts if prompt.key not in taken))
+
+
 def _groups(prompts: Iterable[Prompt]) -> list[Group]:
     """The prompts by text."""
     by_hash: dict[str, list[Prompt]] = {}

@@ -99,16 +99,18 @@ class Prices:
 
 @dataclass(frozen=True)
 class Left:
-    """What a study may spend in all, what it has spent, and the seconds of its night that are left (None: no end)."""
+    """What a study may spend in all, what it has spent, the seconds of its night that are left (None: no end), and what
+    of the budget is kept for the final race."""
 
     limit_s: float
     spent_s: float = 0.0
     night_s: float | None = None
+    kept_s: float = 0.0
 
     @property
     def seconds(self) -> float:
-        """GPU-seconds of the budget that are left."""
-        return budget.unpaid_s(self.limit_s, self.spent_s)
+        """GPU-seconds of the budget that are left for trials."""
+        return budget.unpaid_s(max(0.0, self.limit_s - self.kept_s), self.spent_s)
 
 
 @dataclass
@@ -132,9 +134,11 @@ class Purse:
 
     def ending(self) -> str:
         """Why the night is over, once no recipe was found that fits."""
+        kept = f" beside {self.left.kept_s:.0f} s for the final race" if self.left.kept_s else ""
+        least = "" if self.prices.measured else " at the very least"
         return (
-            f"the budget of {budget.hours(self.left.limit_s)} GPU-hours has {self.left.seconds:.0f} s left, and the "
-            f"shortest trial needs {math.ceil(self.least_s)} s{'' if self.prices.measured else ' at the very least'}"
+            f"the budget of {budget.hours(self.left.limit_s)} GPU-hours has {self.left.seconds:.0f} s left{kept}, and "
+            f"the shortest trial needs {math.ceil(self.least_s)} s{least}"
         )
 
     def late(self, recipe: Recipe) -> str:

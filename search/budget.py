@@ -53,13 +53,28 @@ def unpaid_s(limit_s: float, spent_s: float) -> float:
     return max(0, limit - round(1_000_000 * spent_s)) // 1000 / 1000
 
 
-def may_start(limit_s: float, spent_s: float, deadline_s: float | None, reserve_s: float = START_RESERVE_S) -> str:
-    """Why nothing more may start, or an empty string: what starts must be able to reach a checkpoint."""
-    if limit_s - spent_s <= reserve_s:
-        return f"the budget of {hours(limit_s)} GPU-hours is spent ({hours(spent_s)} used)"
+@dataclass(frozen=True)
+class Ending:
+    """Why nothing more is begun. `settled`: by another night neither, unless the study is given more."""
+
+    why: str
+    settled: bool = False
+
+
+def may_start(
+    limit_s: float,
+    spent_s: float,
+    deadline_s: float | None,
+    kept_s: float = 0.0,
+    reserve_s: float = START_RESERVE_S,
+) -> Ending | None:
+    """Why nothing more may start, or None: what starts must be able to reach a checkpoint, and leave `kept_s`."""
+    if limit_s - kept_s - spent_s <= reserve_s:
+        kept = f", {kept_s:.0f} s kept for the final race" if kept_s else ""
+        return Ending(f"the budget of {hours(limit_s)} GPU-hours is spent ({hours(spent_s)} used{kept})", settled=True)
     if deadline_s is not None and deadline_s <= reserve_s:
-        return "the deadline is reached"
-    return ""
+        return Ending("the deadline is reached")
+    return None
 
 
 def reserve_s(longest_step_s: float, longest_save_s: float) -> float:

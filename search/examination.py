@@ -1,4 +1,5 @@
-"""Asks one model the prompts of its job, stage by stage, until all are asked or it is behind the incumbent.
+"""Asks one model the prompts of its job: a trial stage by stage, until all are asked or it is behind the incumbent; a
+finalist those of its turn.
 
 A part of the worker, in whose process alone it is imported.
 """
@@ -43,12 +44,16 @@ class Examined:
 
 
 def examine(asked: Json, generator: Generator, log: Callable[[int], Path], identity: Mapping[str, Any]) -> Examined:
-    """Ask what `asked`, the "objective" of a job.json, says (search.loop writes it).
+    """Ask what `asked`, the "objective" of a job.json, says (search.workbench writes it).
 
     The answers of stage n are kept in log(n) as they are made, and taken from there after a kill; `identity` says what
     decides them besides the prompts and the generator. Raises ObjectiveError for prompts that are not those of the job.
     """
-    reference = subset.take(_search_half(asked), asked["subset"])
+    half = _search_half(asked)
+    reference = subset.take(half, asked["subset"])
+    if "fresh" in asked:
+        begin, end = asked["fresh"]
+        return _turn(_Asking(asked, generator, log, identity, subset.rest(half, asked["subset"])[begin:end]))
     earlier = {int(number): _verdicts(found) for number, found in asked["earlier"].items()}
     # Out of the order it stays: first would come the prompts on which it happened to do well.
     incumbent = None if asked["incumbent"] is None else earlier.pop(asked["incumbent"])
@@ -72,6 +77,12 @@ def examine(asked: Json, generator: Generator, log: Callable[[int], Path], ident
     )
 
 
+def _turn(ask: _Asking) -> Examined:
+    """A finalist's turn: all of its prompts, compared with nobody."""
+    ask.up_to(len(ask.order))
+    return Examined(ask.order, ask.order, tuple(ask.answers), ask.score, ask.score.value, None)
+
+
 class _Asking:
     """The prompts in the order in which they are asked, and the answers so far."""
 
@@ -83,7 +94,7 @@ class _Asking:
         identity: Mapping[str, Any],
         order: tuple[Prompt, ...],
     ) -> None:
-        self._generator, self._log, self._order = generator, log, order
+        self._generator, self._log, self.order = generator, log, order
         self._decided: bool = asked["decided_rows"]
         settings = ("decided_rows", "max_new_tokens", "batch_size")
         self._identity = {**identity, **{name: asked[name] for name in settings}}
@@ -93,13 +104,13 @@ class _Asking:
     def up_to(self, count: int) -> None:
         """Have the first `count` prompts answered, and judge all answers there are."""
         stage = len(self.answers)
-        prompts = self._order[stage:count]
+        prompts = self.order[stage:count]
         log = AnswerLog(self._log(stage), {**self._identity, "prompts": ifeval.prompts_sha256(prompts)})
         stops = decided.stops(prompts) if self._decided else None
         self.answers += self._generator([prompt.prompt for prompt in prompts], stop=stops, log=log)
         self._seconds += log.seconds
         self._halved = self._halved or self._generator.halved or log.halved
-        score = ifeval.IFEval(self._order[:count]).check(self.answers, seconds=self._seconds)
+        score = ifeval.IFEval(self.order[:count]).check(self.answers, seconds=self._seconds)
         self.score = score.model_copy(update={"halved": self._halved})
 
 

@@ -188,12 +188,16 @@ def of_study(
     return Forecast(count, tonight, final(scored, all_count.trials, min(1.0, share)))
 
 
-def keep(folder: Path, typical: Typical) -> None:
-    """Leave for `status` what the plan, as corrected so far, says of a trial."""
-    write_json(folder / FILE, asdict(typical))
+def keep(folder: Path, typical: Typical | None, kept_s: float) -> None:
+    """Leave for `status` what the plan, as corrected so far, says of a trial (None: what was left before), and the
+    seconds of the budget that no trial gets."""
+    before = read_json(folder / FILE)
+    trial = asdict(typical) if typical else (before or {}).get("trial")
+    if before != (told := {"trial": trial, "kept_s": kept_s}):
+        write_json(folder / FILE, told)
 
 
-def kept(folder: Path) -> Typical | None:
-    """What `keep` left, or None."""
-    found = read_json(folder / FILE)
-    return Typical(**found) if found else None
+def kept(folder: Path) -> tuple[Typical | None, float]:
+    """What `keep` left."""
+    found = read_json(folder / FILE) or {"trial": None, "kept_s": 0.0}
+    return Typical(**found["trial"]) if found["trial"] else None, found["kept_s"]

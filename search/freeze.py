@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from objectives.score import Measure, ObjectiveError
-from search import freeze_lock, rules, standing, transfer
+from search import finals_record, freeze_lock, rules, split, standing, transfer
 from search.config import StudyConfig
 from search.errors import FreezeDiffers, NothingToFreeze, SearchError
 from search.freeze_file import FILE, TEMPLATE, code_sha256, command, constant, edited, literal, render
@@ -158,7 +158,26 @@ def _made(config: StudyConfig, folder: Path, accepted: Collection[str]) -> _Made
         "code_sha256": code_sha256(),
         "lock_sha256": locked["sha256"],
     }
-    return _Made({**frozen, "sha256": digest_of(frozen)}, locked, tuple(told(recipe, base, data, kept)))
+    return _Made(
+        {**frozen, "sha256": digest_of(frozen)},
+        locked,
+        (*_raced(config, folder, records), *told(recipe, base, data, kept)),
+    )
+
+
+def _raced(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> list[str]:
+    """What the final race says of what is frozen, or why there was none."""
+    race = finals_record.kept(folder, records)
+    if race and not race.next:
+        return [str(race)]
+    if nothing := finals_record.nothing_to_ask(config, split.count(folder)):
+        return [nothing]
+    if not config.study.finalists:
+        return []
+    count = min(config.study.finalists, len(standing.whole(records)))
+    who = "the best trial was not asked" if count == 1 else f"the best {count} trials were not compared on"
+    start = shlex.join(["nightshift", "start", str(config.path)])
+    return [f"{who} fresh prompts yet, and the one with the highest score is frozen; `{start}` goes on to that race"]
 
 
 def _accepted(folder: Path, accepted: Collection[str]) -> set[str]:
@@ -171,7 +190,7 @@ def _accepted(folder: Path, accepted: Collection[str]) -> set[str]:
 
 
 def _best(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> Best:
-    record = standing.incumbent(records)
+    record = finals_record.best(folder, records)
     if record is None:
         states = ", ".join(f"{count} {state}" for state, count in sorted(_states(records).items())) or "it has none"
         raise NothingToFreeze(
@@ -236,6 +255,7 @@ def _origin(
         "prior": best.record.user_attrs.get("prior"),
         "recipe_sha256": best.recipe.digest,
         "score": best.score.model_dump(),
+        "race": finals_record.won(folder, records),
         "base_score": base.model_dump() if base else None,
         "trials": dict(sorted(_states(records).items())),
         "values": values,

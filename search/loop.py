@@ -1,4 +1,5 @@
-"""The service: ask, plan, launch, watch, tell, settle, until the trials, the budget or the night are over.
+"""The service: ask, plan, launch, watch, tell, settle, until the trials, the budget or the night are over. The final
+race between the best trials comes last.
 
 Whatever instant it is killed at, the next start goes on: open attempts are closed at what they paid, a result that
 was not told is told, and the trial that was running is taken up again at its newest checkpoint.
@@ -15,6 +16,7 @@ from pathlib import Path
 from search import (
     budget,
     faults,
+    finals_record,
     forecast,
     notes,
     plan_choice,
@@ -22,20 +24,23 @@ from search import (
     service,
     space,
     split,
+    standing,
     survey,
     transfer,
     view,
 )
 from search.affordable import Left, NothingAffordable
 from search.attempt import Asked, signals
+from search.budget import Ending
 from search.clock import SYSTEM, Clock, Deadline, left_s
 from search.config import StudyConfig
 from search.cost_record import Known
 from search.errors import WorkerFailed
+from search.finals_night import FinalRace
 from search.launcher import Worker, end_orphan
 from search.parameters import Value
 from search.study import OpenTrial, Study
-from search.workbench import Start, Workbench
+from search.workbench import Start, Task, Workbench
 from storage import db, trials
 from storage.ledger import Ledger
 from train.planning import plan
@@ -124,6 +129,7 @@ class Night:
     start: Start = Worker.start
     shown_at: float = field(default=-1e9)
     seen: Known = field(default_factory=dict)
+    kept_s: float = 0.0  # of the budget, for the final race
 
     def __post_init__(self) -> None:
         self.known = {record.number for record in self.study.records() if record.finished}  # before this night
@@ -133,61 +139,64 @@ class Night:
             survey=self.survey,
             study=self.study,
             ledger=self.ledger,
-            budget_s=self.budget_s,
             deadline=self.deadline,
             asked=self.asked,
             clock=self.clock,
             start=self.start,
-            over=self._over,
             show=self.show,
             say=self.say,
         )
 
     def work(self) -> str:
-        """Score the base model once, then one trial after another; returns why it ended."""
+        """Score the base model once, then one trial after another, then let the best ones race; returns why it
+        ended."""
         self._expect()
-        if ending := self._base():
-            return ending
-        while not (ending := self._over()):
-            if ending := self._trial():
-                return ending
-        return ending
+        ending = self._base()
+        while not ending:
+            ending = self._over() or self._trial()
+        return self._race(ending.why) if ending.settled else ending.why
 
     def close(self) -> None:
         """End the worker."""
         self.bench.close()
 
-    def _over(self) -> str:
+    def _over(self) -> Ending | None:
+        """Why no trial is to be begun or to go on."""
         ended = view.ended(self.study.records())
         if ended >= self.config.study.trials:
-            return f"all {self.config.study.trials} trials are done"
-        if self.asked.times:
-            return "it was asked to stop"
-        return budget.may_start(self.budget_s, self.ledger.spent_s(), self._deadline_s())
+            return Ending(f"all {self.config.study.trials} trials are done", settled=True)
+        return self._stopped(self.kept_s)
 
-    def _base(self) -> str:
+    def _stopped(self, kept_s: float = 0.0) -> Ending | None:
+        """Why nothing at all is."""
+        if self.asked.times:
+            return Ending("it was asked to stop")
+        return budget.may_start(self.budget_s, self.ledger.spent_s(), self._deadline_s(), kept_s)
+
+    def _base(self) -> Ending | None:
         run = RunDir(self.folder / "runs" / "base")
         if before := _ended(run):
             if before["outcome"] == "completed":
-                return ""
+                return None
             run.result.unlink()  # it failed, and the user has had time to mend why
         if ending := self._over():
             return ending
         run.create(space.recipe(self.config, {}, self.survey))
-        result, ending = self.bench.until_ended(run, None, "base", self._plan(run.recipe()))
+        task = Task(run, "base", self._plan(run.recipe()), self.budget_s, self._over, compared=self._compared(0))
+        result, ending = self.bench.until_ended(task)
         if result and result["outcome"] == "failed":
             raise WorkerFailed(f"{run.path}: scoring the base model failed: {result['reason']}\n{self._log_hint()}")
         return ending
 
-    def _trial(self) -> str:
-        """Work on the next trial until it ended; returns why the night is over, or an empty string."""
+    def _trial(self) -> Ending | None:
+        """Work on the next trial until it ended; returns why the night is over, if it is."""
         limit = self._limit_bytes()
         load, runs = self.bench.worker is None, self.folder / "runs"
         purse = plan_night.purse(self.config, self.survey, runs, self.seen, self._left(), load=load)
         try:
             trial = self.study.next_trial(lambda params: self._fits(params, limit), purse.excess)
         except NothingAffordable:
-            return purse.ending()
+            return Ending(purse.ending(), settled=True)
         run = RunDir(self.folder / "runs" / f"{trial.number:03d}")
         if not run.recipe_path.exists():
             run.create(space.recipe(self.config, trial.params, self.survey))
@@ -198,26 +207,42 @@ class Night:
             return self._too_many_misfits()
         result = _ended(run)
         if result is None:
-            if ending := self._disk_full(planned) or purse.late(recipe):
-                return ending
-            result, ending = self.bench.until_ended(run, trial, "trial", planned)
+            if why := self._disk_full(planned) or purse.late(recipe):
+                return Ending(why)
+            limit_s = max(0.0, self.budget_s - self.kept_s)
+            compared = self._compared(trial.number)
+            task = Task(run, "trial", planned, limit_s, self._over, trial, compared=compared)
+            result, ending = self.bench.until_ended(task)
             if result is None:
                 return ending
         self._tell(trial, run, planned, result)
         self._expect()
         if said := faults.ending(self.study.records(), self.folder / "worker.log", self.known):
             raise WorkerFailed(said)
-        return ""
+        return None
+
+    def _compared(self, number: int) -> Json:
+        """What the job of a trial says of those before it."""
+        return standing.contest(self.folder / "runs", self.study.records(), number)
+
+    def _race(self, why: str) -> str:
+        """Let the best trials race, as far as the night lasts; returns why the night is over."""
+        race = FinalRace(self.config, self.folder, self.survey, self.study, self.bench, self._plan)
+        ending = race.work(self.budget_s, self._stopped, self.show)
+        return ending.why if ending and not ending.settled else "; ".join(filter(None, [why, race.said()]))
 
     def _expect(self) -> None:
-        """Leave for whoever looks on what trials cost, by the plan and those that ended, until these alone tell."""
-        if view.ended(self.study.records()) >= forecast.ENOUGH:
-            return
-        if costs := plan_night.costs(self.config, self.survey, self.folder, self._left()):
-            forecast.keep(self.folder, costs.expected)
+        """Leave for whoever looks on what trials cost, by the plan and those that ended, until these alone tell; and
+        what is kept for the final race."""
+        records, runs = self.study.records(), self.folder / "runs"
+        self.kept_s = finals_record.needed_s(self.config, runs, records, len(self.survey.search_half))
+        costs = None
+        if view.ended(records) < forecast.ENOUGH:
+            costs = plan_night.costs(self.config, self.survey, self.folder, self._left())
+        forecast.keep(self.folder, costs.expected if costs else None, self.kept_s)
 
     def _left(self) -> Left:
-        return Left(self.budget_s, self.ledger.spent_s(), self._deadline_s())
+        return Left(self.budget_s, self.ledger.spent_s(), self._deadline_s(), self.kept_s)
 
     def _plan(self, recipe: Recipe) -> plan.Plan:
         device, context = self.config.machine.device, plan_choice.context_bytes(self.config, self.survey)
@@ -245,11 +270,13 @@ class Night:
         needed, there = (f"{size / 2**30:.2f} GiB" for size in (planned.disk_bytes, free))
         return f"the disk of {self.folder} has {there} free, and the next trial may need {needed}; make room"
 
-    def _too_many_misfits(self) -> str:
+    def _too_many_misfits(self) -> Ending | None:
         last = self.study.records()[-MISFITS_ALLOWED:]
         if len(last) < MISFITS_ALLOWED or any("infeasible" not in record.user_attrs for record in last):
-            return ""
-        return f"the last {MISFITS_ALLOWED} suggestions do not fit the memory; narrow the space (see the report)"
+            return None
+        return Ending(
+            f"the last {MISFITS_ALLOWED} suggestions do not fit the memory; narrow the space (see the report)"
+        )
 
     def _tell(self, trial: OpenTrial, run: RunDir, planned: plan.Plan, result: Json) -> None:
         gpu_seconds = sum(attempt.charged_s for attempt in self.ledger.attempts(trial.number))

@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from search.budget import Ending
 from search.clock import Clock
 
 PATIENCE_S = 30.0  # for nvidia-smi
@@ -87,11 +88,11 @@ def usage() -> Usage | None:
 def wait_for_room(
     needed_bytes: int,
     clock: Clock,
-    over: Callable[[], str],
+    over: Callable[[], Ending | None],
     say: Callable[[str], None],
     ours: Collection[int] = (),
     look: Callable[[], Usage | None] = usage,
-) -> str:
+) -> Ending | None:
     """Wait until the card has room, which costs nothing of the budget; returns why the night is over, if it is.
 
     `over` is asked twice a second, `say` is told whom one waits for whenever they change. `ours` are processes whose
@@ -107,7 +108,7 @@ def wait_for_room(
         again = clock.monotonic() + POLL_S
         while clock.monotonic() < again and not over():
             clock.sleep(LOOK_S)
-    return ""
+    return None
 
 
 def waited_for(needed_bytes: int, seen: Usage, ours: Collection[int] = ()) -> str:

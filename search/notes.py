@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from objectives.score import Measure, Score
+from search.finals import Race
 from search.parameters import Value
 from search.standing import BEHIND
 from train.planning.plan import Plan
@@ -71,6 +72,15 @@ def note(params: Mapping[str, Value], prior: str, plan: Plan, result: Json, samp
     if samples:
         parts.append("#### Three answers\n" + "\n\n".join(_sample(sample) for sample in samples[:SAMPLES]))
     return "\n\n".join(parts) + "\n"
+
+
+def of_race(race: Race) -> str:
+    """Markdown for the study's own page: the final race."""
+    rows = [(f"trial {each.trial}", each.score, each.fresh or "", each.out) for each in race.runners]
+    told = str(race)
+    return f"### {told[0].upper()}{told[1:]}\n\n" + _table(
+        ("finalist", "score that it was picked for", "on fresh prompts", "out"), rows
+    )
 
 
 def _score(result: Json) -> Score:

@@ -12,6 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from search.finals import Race
 from search.parameters import Value
 from search.view import ENDED, Activity, StudyView, TrialView
 
@@ -74,6 +75,7 @@ class Header:
         yield _budget(view, options.max_width)
         yield from [str(view.forecast)] if view.forecast else []
         yield _line([_base(view), _best(view)])
+        yield from [Text(f"{str(view.race)[0].upper()}{str(view.race)[1:]}")] if view.race else []
         yield _now(view)
 
 
@@ -131,7 +133,8 @@ def spent(view: StudyView) -> str:
 
 def activity(now: Activity) -> str:
     """What the worker does, in words: `trial 7, training, step 42 of 100, loss 1.234`."""
-    parts = ["base model" if now.trial is None else f"trial {now.trial}", PHASES.get(now.phase, now.phase)]
+    who = "base model" if now.trial is None else f"trial {now.trial}"
+    parts = [f"final race, {who}" if now.race else who, PHASES.get(now.phase, now.phase)]
     if now.steps and now.phase in ("train", "probe", "save"):
         parts.append(f"step {now.step} of {now.steps}")
     if now.loss is not None and now.phase == "train":
@@ -270,7 +273,24 @@ def changes(before: StudyView | None, now: StudyView) -> list[str]:
         lines += _trial_changes(old.get(trial.number), trial, now)
     if now.forecast and done(now) != done(before):
         lines.append(str(now.forecast))
+    lines += _race_changes(before.race, now.race)
     return lines + _resumed(before.activity, now.activity)
+
+
+def _race_changes(before: Race | None, now: Race | None) -> Iterator[str]:
+    """Who races, who is out, and who won."""
+    if now is None or now == before:
+        return
+    if before is None or not before.next:
+        names = ", ".join(str(each.trial) for each in now.runners)
+        what = f"the best {len(now.runners)} trials, {names}, race" if len(now.runners) > 1 else f"trial {names} races"
+        yield f"final race: {what} on up to {now.prompts} fresh prompts"
+    known = {each.trial: each.out for each in before.runners} if before else {}
+    for each in now.runners:
+        if each.out and each.out != known.get(each.trial):
+            yield f"final race: trial {each.trial} is out, {each.out}"
+    if not now.next:
+        yield str(now)
 
 
 def _resumed(before: Activity | None, now: Activity | None) -> list[str]:

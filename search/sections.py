@@ -26,13 +26,17 @@ class Frozen(BaseModel):
 
 
 class StudySection(Frozen):
-    """[study]: its name, how long it goes on, and when trials report."""
+    """[study]: its name, how long it goes on, and when trials report.
+
+    Once the trials are over, so many `finalists`, the best ones, race on prompts that none of them was asked.
+    """
 
     name: Slug
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     trials: Annotated[int, Field(ge=1, le=10_000)] = 24
     budget_hours: Hours = 8.0  # GPU-hours of all its nights together
     until: Annotated[str, Field(pattern=TIME_OF_DAY)] | None = None
+    finalists: Annotated[int, Field(ge=0, le=10)] = 3  # 0: no race
     rungs: Annotated[tuple[Fraction, ...], Field(min_length=1)] = (0.25, 0.5, 1.0)
 
     @model_validator(mode="after")

@@ -29,5 +29,11 @@ def keep(folder: Path, half: Sequence[Prompt]) -> Path:
     return path
 
 
+def count(folder: Path) -> int:
+    """How many prompts the search half of the study in that folder has."""
+    path = folder / FILE
+    return len(path.read_bytes().splitlines()) if path.exists() else 0
+
+
 def _text(half: Sequence[Prompt]) -> str:
     return "".join(prompt.model_dump_json() + "\n" for prompt in half)

@@ -13,11 +13,15 @@ EARLIER = 200  # complete trials, at most, from whose verdicts a trial's order o
 BEHIND = "behind"  # user attribute of a trial that was ended as worse than the incumbent: the incumbent's number
 
 
+def whole(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The complete trials that were asked the whole reference set, the highest value first; of equals, the older."""
+    asked = [r for r in records if r.state == "complete" and r.value is not None and BEHIND not in r.user_attrs]
+    return sorted(asked, key=lambda r: (-(r.value or 0.0), r.number))
+
+
 def incumbent(records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The complete trial with the highest value among those that were asked the whole reference set; of equals, the
-    first."""
-    whole = [r for r in records if r.state == "complete" and r.value is not None and BEHIND not in r.user_attrs]
-    return max(whole, key=lambda r: (r.value or 0.0, -r.number), default=None)
+    """The first of those."""
+    return next(iter(whole(records)), None)
 
 
 def contest(runs: Path, records: Sequence[TrialRecord], number: int) -> Json:

@@ -151,6 +151,10 @@ class Study:
         """Attach readable user attributes and a note, both shown by the dashboard."""
         trials.annotate(self.optuna, trial.handle, attributes, note)
 
+    def note(self, text: str) -> None:
+        """Have the dashboard show this Markdown with the study."""
+        trials.note(self.optuna, text)
+
     def complete(self, trial: OpenTrial, value: float) -> None:
         """Tell the value of a scored trial: prompt-level strict accuracy on the reference set.
 

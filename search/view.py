@@ -10,11 +10,12 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from objectives.score import Measure
-from search import budget, service
+from search import budget, finals_record, service
 from search.errors import SearchError
+from search.finals import Race
 from search.forecast import Forecast, Scored, kept, of_study
 from search.parameters import Value
-from search.standing import BEHIND, incumbent
+from search.standing import BEHIND
 from storage import records
 from storage.attempts import Attempt, Work
 from storage.records import Brief, TrialRecord
@@ -51,6 +52,7 @@ class Activity:
     loss: float | None
     resumed: int | None = None  # the step that the running attempt went on from, as long as that was not long ago
     left_s: float | None = None  # forecast: seconds of training to go, by the run's own steps
+    race: bool = False  # the trial answers fresh prompts, in the final race
 
 
 @dataclass(frozen=True)
@@ -70,10 +72,14 @@ class StudyView:
     service_pid: int | None  # the process at work on it, if any
     ending: str | None  # why the last service stopped, if it did
     forecast: Forecast | None = None  # None where nothing is known yet, or nothing is to come
+    race: Race | None = None  # the final race between the best trials, from its beginning on
 
     @cached_property
     def best(self) -> TrialView | None:
-        """The complete trial with the highest score, among those that were asked the whole reference set."""
+        """The winner of the final race; before there is one, the complete trial with the highest score, among those
+        that were asked the whole reference set."""
+        if self.race and self.race.winner is not None:
+            return self.trials[self.race.winner]
         scored = [t for t in self.trials if t.score is not None and t.state == "complete"]
         return max(scored, key=lambda t: (t.score.value if t.score else 0.0, -t.number), default=None)
 
@@ -102,13 +108,13 @@ def read(folder: Path, rows: int | None = None) -> StudyView:
     path = folder / "study.db"
     if not path.exists():
         return build(folder, facts, [], {}, [], 0.0)
-    found = records.read(path, None if rows is None else Brief(BRIEFLY, partial(_shown, rows)))
+    found = records.read(path, None if rows is None else Brief(BRIEFLY, partial(_shown, folder, rows)))
     return build(folder, facts, found.trials, found.work, found.open_attempts, found.spent_s)
 
 
-def _shown(rows: int, of: Sequence[TrialRecord]) -> list[int]:
+def _shown(folder: Path, rows: int, of: Sequence[TrialRecord]) -> list[int]:
     """The numbers of the newest `rows` trials and the best one."""
-    best = incumbent(of)
+    best = finals_record.best(folder, of)
     return [record.number for record in of[-rows:]] + ([best.number] if best else [])
 
 
@@ -148,6 +154,7 @@ def build(
         forecast=_forecast(
             folder, facts, trials, spent_s, _deadline_s(facts.until) if alive and night_s is None else night_s
         ),
+        race=finals_record.kept(folder, records),
     )
 
 
@@ -156,12 +163,13 @@ def _forecast(
 ) -> Forecast | None:
     ended = [trial for trial in trials if trial.state in ENDED]
     scores = [t.score for t in ended if t.score is not None and t.state == "complete"]
+    planned, kept_s = kept(folder)
     return of_study(
         [trial.gpu_seconds for trial in ended],
-        kept(folder),
+        planned,
         [Scored(score.value, score.standard_error) for score in scores],
         wanted=facts.trials_wanted - len(ended),
-        unspent_s=max(0.0, facts.budget_s - spent_s),
+        unspent_s=max(0.0, facts.budget_s - spent_s - kept_s),
         deadline_s=deadline_s,
         running_s=sum(t.gpu_seconds for t in trials if t.state in ("running", "interrupted")),
     )
@@ -233,6 +241,8 @@ def _activity(folder: Path, running: Attempt) -> Activity:
             phase, step, loss, left_s = "train", event["step"], event["loss"], event.get("left_s")
         elif event["event"] == "rung":
             phase, step = "probe", event["step"]
+    if (finalist := finals_record.trial_of(running.run)) is not None:
+        return Activity(finalist, phase, 0, 0, None, race=True)
     steps = run.recipe().steps if running.trial is not None and run.recipe_path.exists() else 0
     return Activity(running.trial, phase, step, steps, loss, resumed, left_s)
 

@@ -1,4 +1,5 @@
-"""The child process: keeps the base model loaded and takes one RunDir after another: train, probe, score.
+"""The child process: keeps the base model loaded and takes one RunDir after another: train, probe, score. A finalist's
+turn is scored alone: its adapter is there.
 
     python -m search.worker RUNS TOKEN PARENT_PID DEVICE
 
@@ -79,7 +80,8 @@ class Worker:
         self.seconds = {}
         with Lease(run, attempt):
             try:
-                result = self._base(run, recipe, job) if job["kind"] == "base" else self._trial(run, recipe, job)
+                work = {"base": self._base, "trial": self._trial, "fresh": self._fresh}[job["kind"]]
+                result = work(run, recipe, job)
             except Exception as error:  # whatever it was, the service has to hear of it
                 traceback.print_exc()
                 clean = _leaves_the_base_clean(error)
@@ -142,6 +144,24 @@ class Worker:
             return {"outcome": "stopped", "reason": "", "score": None}
         return {"outcome": "completed", "reason": "", **scored, "bits_per_byte": bits}
 
+    def _fresh(self, run: RunDir, recipe: Recipe, job: Json) -> Json:
+        """A finished adapter's answers to fresh prompts."""
+        base = self._load(run, recipe)
+        from train import model
+
+        watch = FileWatch(run, job["attempt"])
+        adapter = Path(job["adapter"])
+        with _timed(self.seconds, "load"):
+            tuned = model.load_adapter(base, adapter)
+        try:
+            made_by = {"adapter": _digest(adapter / ADAPTER_WEIGHTS)}
+            scored = self._score(run, recipe, job, base, tuned, made_by, watch.should_stop)
+        except Stopped:
+            return {"outcome": "stopped", "reason": "", "score": None}
+        finally:
+            model.drop_adapter(tuned)
+        return {"outcome": "completed", **scored}
+
     def _load(self, run: RunDir, recipe: Recipe) -> LoadedBase:
         if self.loaded is None:
             _phase(run, "load")
@@ -176,7 +196,7 @@ class Worker:
 
         _phase(run, "score")
         asked = job["objective"]
-        with _timed(self.seconds, "score"):
+        with _timed(self.seconds, "race" if job["kind"] == "fresh" else "score"):
             generator = generate.Generator(
                 model,
                 base.tokenizer,

@@ -34,6 +34,7 @@ __all__ = [
     "StudyStorage",
     "TrialRecord",
     "annotate",
+    "note",
     "open_read_only",
     "open_storage",
     "read_records",
@@ -141,6 +142,16 @@ def annotate(study: Study, trial: Trial, attributes: Mapping[str, Any], note: st
         trial.set_user_attr(key, value)
     for key, value in _pieces(trial._trial_id, note).items():
         study._storage.set_study_system_attr(study._study_id, key, value)
+
+
+def note(study: Study, text: str) -> None:
+    """Give the study itself a note; of PIECE characters at most, so that it replaces an earlier one whole."""
+    assert len(text) <= PIECE, len(text)
+    kept: dict[str, Any] = {"dashboard:note_ver": 1, "dashboard:note_str:0": text}
+    held = study._storage.get_study_system_attrs(study._study_id)
+    for key, value in kept.items():
+        if held.get(key) != value:
+            study._storage.set_study_system_attr(study._study_id, key, value)
 
 
 def _pieces(trial_id: int, note: str) -> dict[str, Any]:

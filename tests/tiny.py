@@ -105,6 +105,7 @@ name = "{name}"
 seed = 1
 trials = {trials}
 budget_hours = {budget_hours}
+finalists = {finalists}
 
 [machine]
 device = "cpu"
@@ -171,12 +172,20 @@ max_new_tokens = 8
 
 def write_study(folder: Path, **values: object) -> Path:
     """A study file with its model, data and prompts in `folder`; `values` replace name, trials, budget_hours,
-    examples or final_hours."""
+    finalists (none by default), examples or final_hours."""
     folder.mkdir(parents=True, exist_ok=True)
     write_model(folder / "model")
     write_data(folder)
     write_prompts(folder / "prompts.jsonl")
-    filled = {"name": "tiny", "trials": 4, "budget_hours": 0.2, "examples": 64, "final_hours": 0.002, **values}
+    filled = {
+        "name": "tiny",
+        "trials": 4,
+        "budget_hours": 0.2,
+        "finalists": 0,
+        "examples": 64,
+        "final_hours": 0.002,
+        **values,
+    }
     path = folder / "study.toml"
     path.write_text(STUDY.format(**filled), encoding="utf-8")
     return path

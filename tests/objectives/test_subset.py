@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from objectives.score import ObjectiveError, Prompt
-from objectives.subset import halves, take
+from objectives.subset import halves, rest, take
 
 TYPES = ["punctuation:no_comma", "startend:quotation", "detectable_format:title", "combination:two_responses"]
 
@@ -70,6 +70,17 @@ def test_a_smaller_subset_is_the_beginning_of_a_larger_one(prompts: list[Prompt]
     assert len({p.key for p in take(prompts, n)}) == n
     search, _ = halves(prompts)
     assert take(search, len(search)) == search
+
+
+@settings(deadline=None)
+@given(several_texts, st.data())
+def test_the_rest_is_what_a_subset_leaves_out_and_is_spread_likewise(
+    prompts: list[Prompt], data: st.DataObject
+) -> None:
+    n = data.draw(st.integers(1, len(prompts)))
+    left = rest(prompts, n)
+    assert sorted(p.key for p in left + take(prompts, n)) == [p.key for p in prompts]
+    assert not left or take(left, len(left)) == left
 
 
 def test_subsets_have_the_mixture_of_the_whole() -> None:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from search.budget import (
     LEASE_S,
     Decision,
+    Ending,
     Standing,
     decide,
     hours,
@@ -57,16 +58,25 @@ def test_an_attempt_is_never_unpaid_never_over_the_limit_and_at_most_a_lease_ahe
 
 
 @pytest.mark.parametrize(
-    ("spent", "deadline", "reason"),
+    ("spent", "deadline", "kept", "ending"),
     [
-        (0, None, ""),
-        (96, None, "the budget of 0.028 GPU-hours is spent (0.027 used)"),
-        (0, 4.0, "the deadline is reached"),
-        (0, 400.0, ""),
+        (0, None, 0, None),
+        (96, None, 0, Ending("the budget of 0.028 GPU-hours is spent (0.027 used)", settled=True)),
+        (
+            70,
+            None,
+            26,
+            Ending("the budget of 0.028 GPU-hours is spent (0.019 used, 26 s kept for the final race)", settled=True),
+        ),
+        (70, None, 24, None),
+        (0, 4.0, 0, Ending("the deadline is reached")),
+        (0, 400.0, 0, None),
     ],
 )
-def test_nothing_starts_that_cannot_reach_a_checkpoint(spent: float, deadline: float | None, reason: str) -> None:
-    assert may_start(100, spent, deadline, reserve_s=5) == reason
+def test_nothing_starts_that_cannot_reach_a_checkpoint(
+    spent: float, deadline: float | None, kept: float, ending: Ending | None
+) -> None:
+    assert may_start(100, spent, deadline, kept, reserve_s=5) == ending
 
 
 def test_the_reserve_grows_with_the_longest_step_and_save() -> None:

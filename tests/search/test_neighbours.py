@@ -164,7 +164,7 @@ def test_one_waits_for_those_who_take_the_room_and_says_who_they_are(seen: Usage
 def test_the_wait_ends_when_there_is_room_and_costs_half_a_minute_a_look() -> None:
     clock, said = FakeClock(), []
     looks = [used(OTHER), used(OTHER), used(OTHER, Neighbour(9, "a", GIB)), used(OTHER), used()]
-    assert wait_for_room(11 * GIB, clock, lambda: "", said.append, look=lambda: looks.pop(0)) == ""
+    assert wait_for_room(11 * GIB, clock, lambda: None, said.append, look=lambda: looks.pop(0)) is None
     assert not looks
     assert clock.monotonic() == pytest.approx(1_000.0 + 4 * 30.0)
     assert [("process 9" in line, "process 412" in line) for line in said] == [
@@ -185,5 +185,5 @@ def test_the_wait_ends_with_the_night_and_notices_a_signal_soon() -> None:
 
 def test_where_nothing_is_known_nothing_is_waited_for() -> None:
     clock = FakeClock()
-    assert wait_for_room(11 * GIB, clock, lambda: "", lambda text: None, look=lambda: None) == ""
+    assert wait_for_room(11 * GIB, clock, lambda: None, lambda text: None, look=lambda: None) is None
     assert clock.monotonic() == 1_000.0

@@ -1,0 +1,138 @@
+"""The final race: which of a study's best trials is best, on prompts that had no part in finding them. Pure.
+
+    run([Finalist(7, score, fresh=(True, False, ...)), Finalist(3, ...)], stages=(20, 40, 60, 80), prompts=80)
+    # Race(next=Turn(trial=3, begin=20, end=40), ...): trial 3 answers next. Once next is None, `winner` is the trial
+
+The best of many scores is best partly by luck. The finalists therefore answer fresh prompts: those of the search half
+outside the reference set, all the same ones in the same order, stage by stage. After each stage, one that is clearly
+behind another is out (`objectives.race` has the test: exact, and corrected for looking many times). The race is over
+when one is left or the prompts are. Who wins follows from the verdicts and from nothing else, so that a race that was
+interrupted, or that meets answers of an earlier one, comes to the same end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from objectives.race import Race as Test
+from objectives.score import Measure
+
+ERROR_RATE = 0.1  # how often, at most, the one that is truly best is put out as behind
+LOOKS = 4  # stages, about
+LEAST = 8  # prompts of a stage: each costs a process the loading of an adapter
+
+
+def stages(prompts: int, batch_size: int) -> tuple[int, ...]:
+    """After how many of so many fresh prompts the finalists are compared; whole batches where those are small."""
+    if not prompts:
+        return ()
+    size = max(LEAST, math.ceil(prompts / LOOKS))
+    if batch_size < size:
+        size = batch_size * math.ceil(size / batch_size)
+    return (*range(size, prompts, size), prompts)
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A trial that races: its score on the reference set, and whether it followed each fresh prompt so far, in their
+    order. `failed` says why it could not be asked."""
+
+    trial: int
+    score: Measure
+    fresh: tuple[bool, ...] = ()
+    failed: str = ""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A trial that is to answer the fresh prompts from `begin` on, up to `end`."""
+
+    trial: int
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True)
+class Runner:
+    """How a finalist stands. `fresh` is its score on the fresh prompts that it was asked, None before any; `out` says
+    why it is out, where it is."""
+
+    trial: int
+    score: Measure
+    fresh: Measure | None
+    out: str = ""
+
+
+@dataclass(frozen=True)
+class Race:
+    """A race, as far as it came. `prompts` are all the fresh ones there are; `asked` those that all who are in have
+    answered. It is decided once `next` is None: there is a `winner` then, unless none could be asked."""
+
+    runners: tuple[Runner, ...]
+    prompts: int
+    asked: int
+    next: Turn | None
+    winner: int | None
+
+    @property
+    def fresh(self) -> Measure | None:
+        """The winner's score on fresh prompts."""
+        return next((runner.fresh for runner in self.runners if runner.trial == self.winner), None)
+
+    def __str__(self) -> str:
+        """In a sentence without its end: `trial 7 won the final race of 3: 0.725 ± 0.050 on 80 fresh prompts`."""
+        who = f"the final race of {len(self.runners)}" if len(self.runners) > 1 else "the final race, alone"
+        if self.next:
+            return f"{who} is not over: {self.asked} of {self.prompts} fresh prompts asked"
+        if self.winner is None or self.fresh is None:
+            return f"{who} has no winner: none could be asked"
+        return f"trial {self.winner} won {who}: {self.fresh} on {self.fresh.n} fresh prompts"
+
+
+def run(finalists: Sequence[Finalist], stages: Sequence[int], prompts: int) -> Race:
+    """How the race of these stands by their verdicts; the better one comes first."""
+    runners = {each.trial: Runner(each.trial, each.score, _measure(each.fresh), each.failed) for each in finalists}
+    going = [each for each in finalists if not each.failed]
+    racing, asked = len(going), 0
+
+    def race(turn: Turn | None) -> Race:
+        winner = None if turn or not going else max(going, key=lambda one: _total(one, asked)).trial
+        return Race(tuple(runners.values()), prompts, asked, turn, winner)
+
+    for end in stages:
+        if len(going) < min(2, racing) or not going:  # who races alone answers all, for the score
+            break
+        if waiting := next((one for one in going if len(one.fresh) < end), None):
+            return race(Turn(waiting.trial, asked, end))
+        asked = end
+        test = Test(stages=tuple(stages), error_rate=ERROR_RATE / max(1, racing - 1))
+        behind = {one.trial: ahead for one in going if (ahead := _ahead(one, going, test, asked)) is not None}
+        for trial, ahead in behind.items():
+            runners[trial] = replace(runners[trial], out=f"behind trial {ahead} after {asked} prompts")
+        going = [one for one in going if one.trial not in behind]
+    return race(None)
+
+
+def _total(one: Finalist, asked: int) -> tuple[float, float, int]:
+    """What decides between those that nothing told apart: prompts followed of the reference set and the fresh ones.
+
+    All have been asked the same, so that the sum is what the posterior mean of each goes by, whoever was picked for the
+    first part of it. Of equals, the one that is better on the fresh ones, then the older trial.
+    """
+    fresh = sum(one.fresh[:asked])
+    return round(one.score.value * one.score.n) + fresh, fresh, -one.trial
+
+
+def _ahead(one: Finalist, going: Sequence[Finalist], test: Test, asked: int) -> int | None:
+    """The trial that this one is clearly behind, if there is one."""
+    for other in going:
+        pairs = zip(one.fresh[:asked], other.fresh[:asked], strict=True)
+        if other is not one and test.behind([int(own) - int(theirs) for own, theirs in pairs]):
+            return other.trial
+    return None
+
+
+def _measure(fresh: Sequence[bool]) -> Measure | None:
+    return Measure.of(list(fresh)) if fresh else None

@@ -1,0 +1,141 @@
+"""The final race in a study's folder: the answers to fresh prompts, what they say, and what a race will need.
+
+Every turn (so many fresh prompts, answered by one finalist) is a run of its own, `runs/fresh-007-20`, whose result
+never changes once it is there; a turn that was cut off keeps its answers. `race.json` is how the race stands by these
+results, for whoever looks on; it is written anew by the next start.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import TypeAdapter
+
+from objectives.score import Measure, Score
+from search.budget import START_RESERVE_S
+from search.finals import Finalist, Race, Turn, run, stages
+from search.standing import incumbent, whole
+from storage.records import TrialRecord
+from train.rundir import Json, RunDir, read_json, write_json
+
+if TYPE_CHECKING:  # most looks at a study need no study file
+    from search.config import StudyConfig
+
+FILE = "race.json"
+NAMED = "fresh-"  # how the names of turns' runs begin
+RECENT = 20  # scored trials that show what a prompt takes
+MARGIN = 1.25  # how much longer an answer may take than it did on average and still be paid for
+TURN_S = 1.0  # of a process, beside the answers: loading an adapter, settling
+
+
+def turn_run(runs: Path, turn: Turn) -> RunDir:
+    """Where a turn's job and result lie."""
+    return RunDir(runs / f"{NAMED}{turn.trial:03d}-{turn.begin}")
+
+
+def trial_of(name: str) -> int | None:
+    """The trial whose turn a run of this name is; None for another run."""
+    return int(name.removeprefix(NAMED).split("-")[0]) if name.startswith(NAMED) else None
+
+
+def race(config: StudyConfig, runs: Path, records: Sequence[TrialRecord], search_half: int) -> Race | None:
+    """How the race of the best trials stands; None where there is none to be: nobody to race, or nothing to ask."""
+    fresh = search_half - config.objective.subset
+    best = whole(records)[: config.study.finalists]
+    if not best or not fresh:
+        return None
+    ends = stages(fresh, config.objective.batch_size)
+    return run([_finalist(runs, record, ends) for record in best], ends, fresh)
+
+
+def _finalist(runs: Path, record: TrialRecord, ends: Sequence[int]) -> Finalist:
+    """A trial with what its turns say so far."""
+    score = Measure.model_validate(record.user_attrs["score"])
+    fresh: tuple[bool, ...] = ()
+    for begin, end in zip((0, *ends), ends, strict=False):
+        found = result(turn_run(runs, Turn(record.number, begin, end)))
+        if found is None:
+            break
+        if found["outcome"] == "failed":
+            return Finalist(record.number, score, fresh, f"could not be asked: {found['reason']}")
+        fresh += tuple(v.followed for v in Score.model_validate(found["score"], strict=False).verdicts)
+    return Finalist(record.number, score, fresh)
+
+
+def result(run: RunDir) -> Json | None:
+    """How a turn ended; None before that."""
+    found = read_json(run.result)
+    return found if found and found["outcome"] in ("completed", "failed") else None
+
+
+def keep(folder: Path, race: Race) -> None:
+    """Leave the race for others to read."""
+    told = _written().dump_python(race, mode="json")
+    if read_json(folder / FILE) != told:
+        write_json(folder / FILE, told)
+
+
+def kept(folder: Path, records: Sequence[TrialRecord]) -> Race | None:
+    """What `keep` left, if it is the race of those that are the best trials by now."""
+    told = read_json(folder / FILE)
+    if told is None:
+        return None
+    race = _written().validate_python(told)
+    best = [record.number for record in whole(records)[: len(race.runners)]]
+    return race if [one.trial for one in race.runners] == best else None
+
+
+@functools.cache
+def _written() -> TypeAdapter[Race]:
+    """How a race is written down."""
+    return TypeAdapter(Race)
+
+
+def best(folder: Path, records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The trial to take: the winner of the final race, and before there is one, the one with the highest score."""
+    race = kept(folder, records)
+    if race is None or race.winner is None:
+        return incumbent(records)
+    return next(record for record in records if record.number == race.winner)
+
+
+def won(folder: Path, records: Sequence[TrialRecord]) -> Json | None:
+    """What is frozen of a race that is decided."""
+    race = kept(folder, records)
+    if race is None or race.fresh is None:
+        return None
+    return {"finalists": [each.trial for each in race.runners], "fresh": race.fresh.model_dump(), "said": str(race)}
+
+
+def nothing_to_ask(config: StudyConfig, search_half: int) -> str:
+    """Why a study that wants a race cannot have one, or an empty string."""
+    if not config.study.finalists or search_half > config.objective.subset:
+        return ""
+    return f"no final race: subset is all of the search half, {search_half} prompts, so that none of them is fresh"
+
+
+def needed_s(config: StudyConfig, runs: Path, records: Sequence[TrialRecord], search_half: int) -> float:
+    """GPU-seconds that have to be left for the race once another trial has ended: all finalists, asked everything."""
+    scored = whole(records)
+    fresh = search_half - config.objective.subset
+    if not scored or not config.study.finalists or not fresh:
+        return 0.0
+    newest = sorted(scored, key=lambda record: record.number)[-RECENT:]
+    prompt_s = [each for record in newest if (each := _prompt_s(RunDir(runs / f"{record.number:03d}")))]
+    if not prompt_s:
+        return 0.0
+    turns = len(stages(fresh, config.objective.batch_size))
+    each_s = fresh * MARGIN * statistics.fmean(prompt_s) + turns * TURN_S
+    load_s = (read_json(RunDir(runs / "base").result) or {}).get("seconds", {}).get("load", 0.0)
+    return float(math.ceil(min(config.study.finalists, len(scored) + 1) * each_s + load_s + START_RESERVE_S))
+
+
+def _prompt_s(run: RunDir) -> float | None:
+    """Seconds that a trial took to answer a prompt of its score."""
+    score = (read_json(run.result) or {}).get("score")
+    return score["seconds"] / len(score["verdicts"]) if score else None
