@@ -70,7 +70,9 @@ def test_a_run_leaves_its_adapter_and_its_facts(long_recipe: Recipe, uninterrupt
     assert facts["seconds"]["train"] > 0
     assert (uninterrupted.adapter / "adapter_config.json").exists()
     assert not uninterrupted.checkpoints.exists()
-    assert status.progress(long_recipe, uninterrupted, HOURS).endswith("the data bear no more; the scores are missing yet")
+    assert status.progress(long_recipe, uninterrupted, HOURS).endswith(
+        "the data bear no more; the scores are missing yet"
+    )
 
 
 def test_a_second_start_does_not_train_again(long_recipe: Recipe, uninterrupted: RunDir) -> None:
@@ -145,7 +147,7 @@ def test_hours_that_are_used_up_without_a_checkpoint_are_told(long_recipe: Recip
     run = RunDir(tmp_path / "final")
     run.path.mkdir()
     write_json(run.clock, {"spent_s": 3600 * HOURS})
-    with pytest.raises(final.Failed, match="the hours are used up, and .* has no checkpoint; move it away"):
+    with pytest.raises(final.Failed, match=r"the hours are used up, and .* has no checkpoint; move it away"):
         train(long_recipe, run)
 
 
