@@ -235,9 +235,8 @@ class MadeStudy:
 def write_study_file(folder: Path, **values: Any) -> Path:
     """A study file with a model, data and prompts (see tests/tiny.py, which is asked for them once in a process)."""
     shutil.copytree(_files(), folder, dirs_exist_ok=True)
-    filled = {"name": "tiny", "trials": 4, "budget_hours": 0.2, "examples": 64, "final_hours": 0.05, **values}
     path = folder / "study.toml"
-    path.write_text(tiny.STUDY.format(**filled), encoding="utf-8")
+    path.write_text(tiny.study_text(**{"final_hours": 0.05, **values}), encoding="utf-8")
     return path
 
 

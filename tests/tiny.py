@@ -170,24 +170,21 @@ max_new_tokens = 8
 """
 
 
+def study_text(**values: object) -> str:
+    """A study file's text; `values` replace name, trials, budget_hours, finalists (none by default), examples or
+    final_hours."""
+    filled = {"name": "tiny", "trials": 4, "budget_hours": 0.2, "finalists": 0, "examples": 64, "final_hours": 0.002}
+    return STUDY.format(**{**filled, **values})
+
+
 def write_study(folder: Path, **values: object) -> Path:
-    """A study file with its model, data and prompts in `folder`; `values` replace name, trials, budget_hours,
-    finalists (none by default), examples or final_hours."""
+    """A study file with its model, data and prompts in `folder`; `values` as for `study_text`."""
     folder.mkdir(parents=True, exist_ok=True)
     write_model(folder / "model")
     write_data(folder)
     write_prompts(folder / "prompts.jsonl")
-    filled = {
-        "name": "tiny",
-        "trials": 4,
-        "budget_hours": 0.2,
-        "finalists": 0,
-        "examples": 64,
-        "final_hours": 0.002,
-        **values,
-    }
     path = folder / "study.toml"
-    path.write_text(STUDY.format(**filled), encoding="utf-8")
+    path.write_text(study_text(**values), encoding="utf-8")
     return path
 
 

@@ -85,13 +85,16 @@ def test_the_final_value_is_near_what_random_trials_give() -> None:
 
 
 def test_few_trials_have_a_count_by_the_plan_and_no_final_value(tmp_path: Path) -> None:
-    keep(tmp_path, Typical(100.0, 0.2, 0.1))
-    planned = kept(tmp_path)
+    keep(tmp_path, Typical(100.0, 0.2, 0.1), 12.0)
+    keep(tmp_path, None, 15.0)  # what trials are planned to cost stays
+    planned, kept_s = kept(tmp_path)
+    assert kept_s == 15.0
     early = of_study([300.0] * 2, planned, scored([0.4, 0.5]), wanted=20, unspent_s=1050.0)
     assert early is not None
     assert early.count.trials == 10
     assert early.final is None
-    assert of_study([], kept(tmp_path / "nowhere"), [], wanted=20, unspent_s=1000.0) is None
+    assert kept(tmp_path / "nowhere") == (None, 0.0)
+    assert of_study([], None, [], wanted=20, unspent_s=1000.0) is None
     late = of_study([300.0] * 6, planned, scored([0.4, 0.5, 0.3, 0.2, 0.45, 0.1]), wanted=20, unspent_s=1050.0)
     assert late is not None
     assert late.count.trials == 3

@@ -7,7 +7,7 @@ from typing import Any
 
 import optuna
 import pytest
-from tiny import STUDY
+from tiny import study_text
 
 from search import config, space
 from search.errors import ConfigError
@@ -51,7 +51,7 @@ def toml(value: Any) -> str:
 
 def study(tmp_path: Path, ranges: dict[str, Any], fixed: str = "") -> Path:
     """A study file that searches `ranges` and has the lines `fixed` in [recipe]."""
-    filled = STUDY.format(name="tiny", trials=2, budget_hours=1.0, examples=64, final_hours=1.0)
+    filled = study_text(trials=2, budget_hours=1.0, final_hours=1.0)
     before, _, after = filled.partition("[space]")
     _, _, after = after.partition("[pruner]")
     lines = [f"{name} = {toml(value)}" for name, value in ranges.items()]

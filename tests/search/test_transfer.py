@@ -32,7 +32,7 @@ record = made_study.record
 
 def load(folder: Path, **changes: str) -> StudyConfig:
     """The tiny study's configuration, with parts of its text replaced; no model or data is there."""
-    text = tiny.STUDY.format(name="new", trials=4, budget_hours=0.2, examples=64, final_hours=0.05)
+    text = tiny.study_text(name="new", final_hours=0.05)
     for old, new in changes.items():
         line = next(line for line in text.splitlines() if line.startswith(old + " ="))
         text = text.replace(line + "\n", new + "\n", 1)
