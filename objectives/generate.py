@@ -18,8 +18,8 @@ import torch
 
 from objectives.answers import AnswerLog
 from objectives.decoding import EVERY, Tokens, decode
-from objectives.inference import evaluating, unpacked
-from objectives.plain import difference, plainly
+from objectives.inference import evaluating
+from objectives.plain import plainly, prepared
 from objectives.score import Answer, ObjectiveError
 
 SEGMENT = 4  # batches: a kill costs as much, and at a segment's end the batch runs empty
@@ -103,12 +103,11 @@ class Generator:
         return [list(row) for row in encoded]
 
     def _prepare(self, contexts: ExitStack, few: list[Tokens]) -> None:
-        """Evaluation mode, the try on a few prompts, weights that are unpacked."""
+        """Evaluation mode, the model made ready, the try on a few prompts."""
         contexts.enter_context(evaluating(self.model))
-        self.fallback = difference(self.model, few, self.end_tokens, self.max_new_tokens)
+        self.fallback = contexts.enter_context(prepared(self.model, few, self.end_tokens, self.max_new_tokens))
         if self.fallback:
             warnings.warn(f"answers are made by model.generate, which is slower: {self.fallback}", stacklevel=3)
-        contexts.enter_context(unpacked(self.model))
 
     def _answers(self, rows: list[Tokens], stop: list[Stop] | None) -> list[Answer]:
         """The answers to one segment, with half the batch where the whole one exhausts memory."""

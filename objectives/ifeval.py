@@ -37,8 +37,9 @@ def load_prompts(path: Path | str) -> tuple[Prompt, ...]:
     prompts: list[Prompt] = []
     errors: list[tuple[str, str]] = []
     first_seen: dict[int, int] = {}
-    for number, line in _lines(Path(path)):
-        prompt, wrong = _parse(line)
+    with fixed_world():  # the checkers are tried
+        parsed = [(number, *_parse(line)) for number, line in _lines(Path(path))]
+    for number, prompt, wrong in parsed:
         if prompt is not None:
             prompts.append(prompt)
             first = first_seen.setdefault(prompt.key, number)
@@ -110,10 +111,9 @@ def _wrong_instructions(prompt: Prompt) -> list[str]:
 
 def _unusable(prompt: Prompt, index: int) -> str | None:
     """What a checker says when it is tried on a word, or None where it works: kwargs may be of a wrong type, unknown to
-    it, or no regular expression where it takes one."""
+    it, or no regular expression where it takes one. Call it inside `fixed_world`."""
     try:
-        with fixed_world():
-            Check(prompt, index, exact=False)("word")
+        Check(prompt, index, exact=False)("word")
     except Exception as error:  # whatever a checker of lm-eval raises on bad kwargs
         return f"{type(error).__name__}: {error}"
     return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -10,7 +11,7 @@ import torch
 from transformers import GenerationConfig
 
 from objectives.decoding import Tokens, decode
-from objectives.inference import unpacked
+from objectives.inference import newest_only, unpacked
 
 TRIED = 8  # new tokens of each prompt
 LEAVES = 3  # after how many of them the first row leaves, so that the last one joins
@@ -49,24 +50,23 @@ def _cut(row: Tokens, ends: Collection[int]) -> Tokens:
     return next((row[: i + 1] for i, token in enumerate(row) if token in ends), row)
 
 
-def difference(model: Any, rows: Sequence[Tokens], ends: Collection[int], new_tokens: int = TRIED) -> str | None:
-    """How our answers to a few prompts differ from those of `generate`, token for token; None where they do not.
+@contextmanager
+def prepared(model: Any, rows: Sequence[Tokens], ends: Collection[int], new_tokens: int) -> Iterator[str | None]:
+    """The model made ready to decode; yields how our answers to a few prompts then differ from those that `generate`
+    gave before, token for token, or None where they do not.
 
     They are at most TRIED tokens long, and `new_tokens`.
     Two of the rows share a batch, one leaves and the next joins. A tie within the rounding of the model's numbers is no
     difference. Tried once for each base model in memory.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if base not in _tried:
-        _tried[base] = _difference(model, rows, ends, min(TRIED, new_tokens))
-    return _tried[base]
-
-
-def _difference(model: Any, rows: Sequence[Tokens], ends: Collection[int], new_tokens: int) -> str | None:
-    theirs, logits = plainly(model, rows, ends, new_tokens)
-    with unpacked(model):
-        ours = decode(model, rows, ends, new_tokens, 2, lambda row, tokens: row == 0 and len(tokens) == LEAVES)
-    return first_difference(ours, theirs, logits, rows, torch.finfo(model.dtype).eps)
+    new_tokens = min(TRIED, new_tokens)
+    plain = plainly(model, rows, ends, new_tokens) if base not in _tried else None
+    with unpacked(model), newest_only(model):
+        if plain is not None:
+            made = decode(model, rows, ends, new_tokens, 2, lambda row, tokens: row == 0 and len(tokens) == LEAVES)
+            _tried[base] = first_difference(made, *plain, rows, torch.finfo(model.dtype).eps)
+        yield _tried[base]
 
 
 def first_difference(

@@ -18,7 +18,7 @@ from objectives import decoding
 from objectives.cache import BLOCK
 from objectives.decoding import Decoding, decode, greedy
 from objectives.generate import Generator
-from objectives.inference import evaluating, unpacked
+from objectives.inference import evaluating, newest_only, unpacked
 
 
 @pytest.fixture
@@ -200,3 +200,35 @@ def test_large_matrices_in_blocks_give_the_same_but_for_rounding(one_thread: Non
             torch.testing.assert_close(layer(x), plain)
             torch.testing.assert_close(layer(x[:, -1:]), plain[:, -1:])
         assert torch.equal(layer(x), plain)
+
+
+# ---- the newest position of a prompt
+
+
+@pytest.mark.parametrize(("architecture", "positions"), [("qwen2", 1), ("mistral-window-8", 1), ("gpt2", 4)])
+def test_the_newest_position_goes_through_the_last_layer_alone(
+    architecture: str, positions: int, one_thread: None
+) -> None:
+    model, ids, seen = tiny(architecture), torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]]), []
+    layers = model.transformer.h if architecture == "gpt2" else model.model.layers
+    for layer in layers:
+        layer.mlp.register_forward_hook(lambda _, __, made: seen.append(made.shape[1]))
+    with evaluating(model):
+        whole = model(input_ids=ids).logits
+        with newest_only(model):
+            torch.testing.assert_close(model(input_ids=ids).logits[:, -1], whole[:, -1])
+        assert torch.equal(model(input_ids=ids).logits, whole)
+    assert seen == [4, 4, 4, positions, 4, 4]
+
+
+def test_a_model_under_an_adapter_is_bit_for_bit_what_it_was_after_its_answers(
+    llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    model, ids = with_adapter(quantized(llama)), torch.tensor([[5, 6, 7, 8], [9, 10, 11, 12]])
+    with evaluating(model):
+        logits = model(input_ids=ids).logits
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    Generator(model, tokenizer, None, NEW, 3)(["write a note", "x"])
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    with evaluating(model):
+        assert torch.equal(model(input_ids=ids).logits, logits)
