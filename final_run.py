@@ -217,9 +217,9 @@ FROZEN = json.loads(r"""{
   "transformers": "5.23.0",
   "trl": "1.16.0"
  },
- "code_sha256": "cb4aef3b51067a3481a98f036a94e7c59397beb557eb8db3d3f9cc12ffdbf9b7",
+ "code_sha256": "077f8b0de962bdb54bcb2c56ff903da27c7ab0f8f248ebf59d1fad80e292bae1",
  "lock_sha256": null,
- "sha256": "dfa16003cb1b0845a2783ad2e5cbe82a5c15d24f5bb642b22636156ce9a14603"
+ "sha256": "ed29bdd047b986a9c7a680692dcd94160721d7a0c599442eacbc96f674e988fc"
 }""")  # noqa: E501, RUF100
 
 RUN = RunDir(Path(__file__).resolve().with_name("final"))
@@ -228,7 +228,7 @@ PARTS = {"search": "half that the search saw", "sealed": "half that it never saw
 
 
 def main() -> int:
-    """Returns 0: done, or saved before --until; 1: training failed; 2: something has to be put right first;
+    """Returns 0: done, or saved before --until; 1: it failed; 2: something has to be put right first;
     128 + signal: stopped."""
     parser = argparse.ArgumentParser(description="Train the frozen recipe, or go on with it, and score it.")
     parser.add_argument("--status", action="store_true", help="say how far the run is, and when it will end")
@@ -243,17 +243,17 @@ def main() -> int:
             prompts = check_inputs(recipe, asked)
             with interrupts.Signals() as signals, interrupts.one_at_a_time(RUN):
                 run(recipe, prompts, asked, signals)
+        result = read_json(RUN.result)
+        print(summary(result) if result else status.progress(recipe, RUN, FROZEN["hours"]))
     except (RecipeError, ObjectiveError) as error:
         print(f"final_run: {error}", file=sys.stderr)
         return 2
-    except final.Failed as error:
-        print(f"final_run: training failed: {error}", file=sys.stderr)
+    except (final.Failed, OSError) as error:
+        print(f"final_run: failed: {error}", file=sys.stderr)
         return 1
     except interrupts.Stopped as stopped:
         print(f"final_run: {stopped.why}; start it again, and it goes on from its newest checkpoint", file=sys.stderr)
         return stopped.code
-    result = read_json(RUN.result)
-    print(summary(result) if result else status.progress(recipe, RUN, FROZEN["hours"]))
     return 0
 
 

@@ -74,6 +74,7 @@ class Starts:
         """A process that is started, and when it was."""
         arguments = (self.recipe.model_dump_json(), str(self.run.path), self.limits)
         process, began = self._context.Process(target=child, args=arguments), self.now()
+        self._events = sum(1 for _ in self.run.read_events())
         process.start()
         return process, began
 
@@ -83,7 +84,6 @@ class Starts:
 
     def charged(self, before_s: float) -> bool:
         """Whether the clock counts at least what the newest start tells of its own steps."""
-        events = list(self.run.read_events())
-        begins = max((n for n, event in enumerate(events) if event.get("event") == "data"), default=0)
-        seconds = [event["seconds"] for event in events[begins:] if event.get("event") == "step"]
+        new = list(self.run.read_events())[self._events :]
+        seconds = [event["seconds"] for event in new if event.get("event") == "step"]
         return not seconds or self.spent_s() >= before_s + seconds[-1] - seconds[0]

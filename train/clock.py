@@ -35,6 +35,7 @@ class Clock:
         self._begun: float | None = None
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self.unwritten: OSError | None = None  # why the file could not be written: who uses more time is to stop
 
     @property
     def spent_s(self) -> float:
@@ -74,11 +75,18 @@ class Clock:
                 return
             self._closed.set()
             self._before_s, self._begun = self.spent_s, None
-            write_json(self._path, {"spent_s": self._before_s})
+            try:
+                write_json(self._path, {"spent_s": self._before_s})
+            except OSError:  # a full disk: what was paid stays paid
+                if self._paid_s < self._before_s:
+                    raise
 
     def _keep_paying(self) -> None:
         while not self._closed.wait(self._lease_s / 5):  # a training step may take longer than a lease
-            self.tick()
+            try:
+                self.tick()
+            except OSError as error:
+                self.unwritten = error
 
     def __enter__(self) -> Self:
         self.start()

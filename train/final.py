@@ -98,6 +98,9 @@ def train_within(recipe: Recipe, run: RunDir, device: str, limits: Limits, signa
             )
         except loop.TrainingFailed as error:
             raise Failed(str(error)) from error
+        except OSError as error:
+            where = error.filename or run.path
+            raise Failed(f"{where}: {error.strerror or error}; mend that, and start again: it goes on") from error
         signals.patient = False
         if made.outcome != "completed":
             raise witness.stopped()

@@ -66,7 +66,9 @@ class Witness:
         return True
 
     def should_stop(self) -> bool:
-        """Whether a signal came, or the switch-off is near."""
+        """Whether a signal came, the switch-off is near, or the clock cannot be paid."""
+        if self._clock.unwritten:
+            raise self._clock.unwritten
         if self._signals.number:
             self._show("saving a checkpoint, then ending; again to end at once")
             return True

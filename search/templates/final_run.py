@@ -42,7 +42,7 @@ PARTS = {"search": "half that the search saw", "sealed": "half that it never saw
 
 
 def main() -> int:
-    """Returns 0: done, or saved before --until; 1: training failed; 2: something has to be put right first;
+    """Returns 0: done, or saved before --until; 1: it failed; 2: something has to be put right first;
     128 + signal: stopped."""
     parser = argparse.ArgumentParser(description="Train the frozen recipe, or go on with it, and score it.")
     parser.add_argument("--status", action="store_true", help="say how far the run is, and when it will end")
@@ -57,17 +57,17 @@ def main() -> int:
             prompts = check_inputs(recipe, asked)
             with interrupts.Signals() as signals, interrupts.one_at_a_time(RUN):
                 run(recipe, prompts, asked, signals)
+        result = read_json(RUN.result)
+        print(summary(result) if result else status.progress(recipe, RUN, FROZEN["hours"]))
     except (RecipeError, ObjectiveError) as error:
         print(f"final_run: {error}", file=sys.stderr)
         return 2
-    except final.Failed as error:
-        print(f"final_run: training failed: {error}", file=sys.stderr)
+    except (final.Failed, OSError) as error:
+        print(f"final_run: failed: {error}", file=sys.stderr)
         return 1
     except interrupts.Stopped as stopped:
         print(f"final_run: {stopped.why}; start it again, and it goes on from its newest checkpoint", file=sys.stderr)
         return stopped.code
-    result = read_json(RUN.result)
-    print(summary(result) if result else status.progress(recipe, RUN, FROZEN["hours"]))
     return 0
 
 

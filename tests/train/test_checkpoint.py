@@ -86,7 +86,8 @@ def test_the_newest_two_are_kept(run: RunDir) -> None:
 # Damage
 
 
-FILES = ["adapter.safetensors", "optimizer.safetensors", "rng.safetensors", "state.json", "manifest.json"]
+TENSORS = ("adapter", "reference", "optimizer", "rng")
+FILES = [*(f"{name}.safetensors" for name in TENSORS), "state.json", "manifest.json"]
 
 
 def missing(path: Path) -> None:
@@ -110,20 +111,24 @@ def flipped(path: Path) -> None:
 @pytest.mark.parametrize("damage", [missing, empty, truncated, flipped])
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_one_is_passed_over(run: RunDir, name: str, damage) -> None:  # type: ignore[no-untyped-def]
-    put(run, 1)
-    damage(put(run, 2).path / name)
+    put(run, 1, reference=True)
+    damage(put(run, 2, reference=True).path / name)
     found = newest(run)
     assert found is not None
     assert found.position.step == 1
     damage(found.path / name)
     assert newest(run) is None
+    put(run, 3, reference=True)  # the run begins anew, and what is damaged is in nobody's way
+    found = newest(run)
+    assert found is not None
+    assert found.position.step == 3
 
 
 @pytest.fixture(scope="module")
 def sealed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunDir]:
     run = RunDir(tmp_path_factory.mktemp("sealed"))
     run.create(make_recipe(Path("base")))
-    put(run, 1)
+    put(run, 1, reference=True)
     yield run
     assert newest(run) is not None
 
@@ -173,12 +178,13 @@ def test_a_checkpoint_of_another_recipe_is_not_used(run: RunDir, tmp_path: Path)
     assert newest(other) is None
 
 
-def test_where_it_cannot_be_written_those_before_it_stay(run: RunDir) -> None:
+@pytest.mark.parametrize(("room", "name"), [(1000, "adapter"), (40_000, "optimizer")])
+def test_where_it_cannot_be_written_those_before_it_stay(run: RunDir, room: int, name: str) -> None:
     put(run, 1)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # as good as a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))  # as good as a full disk
     try:
-        with pytest.raises(OSError, match=r"adapter.safetensors"):
+        with pytest.raises(OSError, match=rf"{name}.safetensors"):
             put(run, 2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

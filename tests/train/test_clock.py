@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -124,3 +125,20 @@ def test_a_damaged_clock_is_refused(path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(RecipeError, match=r"clock.json is damaged.*delete it"):
         Clock(path, 100.0)
+
+
+def test_a_clock_that_cannot_be_written_says_so_and_keeps_what_was_paid(path: Path) -> None:
+    with Clock(path, 100.0, lease_s=0.05) as clock:
+        staged = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        staged.mkdir()  # as good as a full disk
+        give_up = time.monotonic() + 10
+        while clock.unwritten is None:
+            assert time.monotonic() < give_up
+            time.sleep(0.005)
+        paid_s = on_disk(path)
+        staged.rmdir()
+        give_up = time.monotonic() + 10
+        while on_disk(path) == paid_s:  # it goes on trying
+            assert time.monotonic() < give_up
+            time.sleep(0.005)
+    assert on_disk(path) == clock.spent_s

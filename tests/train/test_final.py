@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from train.hours import LATEST
 from train.interrupts import Signals, Stopped, one_at_a_time
 from train.recipe import Recipe, RecipeError, Source
 from train.rundir import RunDir, write_json
+from train.until import Until, next_time
 
 HOURS = 1.0
 
@@ -154,6 +158,80 @@ def test_hours_that_are_used_up_without_a_checkpoint_are_told(long_recipe: Recip
 def test_hours_that_loading_uses_up_are_too_few(long_recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"loading alone took .* give it at least .* hours"):
         train(long_recipe, RunDir(tmp_path / "final"), hours=1e-6)
+
+
+def at(time_of_day: str, seconds_before: float) -> Until:
+    """That time of day, which is so many seconds away."""
+    now = next_time(time_of_day, time.time()) - seconds_before
+    return Until(time_of_day, now, lambda: now)
+
+
+def test_before_a_known_switch_off_a_checkpoint_is_saved(
+    long_recipe: Recipe, uninterrupted: RunDir, tmp_path: Path
+) -> None:
+    run, until = RunDir(tmp_path / "final"), at("03:00", 1000.0)
+    left = iter([1000.0, 1000.0, 1000.0, 61.0, 59.0])
+    soon = Until("03:00", until.began, lambda: next_time("03:00", until.began) - next(left))
+    with pytest.raises(Stopped, match="saved, since it is nearly 03:00") as stopped:
+        train(long_recipe, run, until=soon)
+    assert stopped.value.code == 0
+    assert [event["step"] for event in run.read_events() if event["event"] == "stopped"] in ([3], [4])
+    train(long_recipe, run)
+    assert digest(run) == digest(uninterrupted)
+
+
+def test_shortly_before_a_switch_off_nothing_is_begun(long_recipe: Recipe, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "final")
+    with pytest.raises(Stopped, match="not begun, since it is nearly 03:00"):
+        train(long_recipe, run, until=at("03:00", 30.0))
+    assert list(run.path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_and_costs_nothing_but_time(
+    long_recipe: Recipe, uninterrupted: RunDir, tmp_path: Path
+) -> None:
+    run, (soft, hard) = RunDir(tmp_path / "final"), resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def show(line: str) -> None:
+        if line.startswith("step 7 of"):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # as good as one
+
+    try:
+        with pytest.raises(final.Failed, match=r"(final|checkpoints|clock.json|events.jsonl).*(make room|start again)"):
+            train(long_recipe, run, show, checkpoint_minutes=0.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    train(long_recipe, run)
+    assert [event["step"] for event in run.read_events() if event["event"] == "resumed"] == [6]
+    assert digest(run) == digest(uninterrupted)
+
+
+def test_the_status_tells_hours_step_loss_and_end(long_recipe: Recipe, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "final")
+    run.path.mkdir()
+    decisions = Decisions(run.path / FILE, long_recipe)
+    decisions.append(Decision(0, 300, 400), 0.0)
+    decisions.append(Decision(60, 900, 1200, "pace"), 300.0)
+    write_json(run.clock, {"spent_s": 1800.0})
+    run.append_event({"event": "data"})
+    for step in range(1, 301):
+        run.append_event({"event": "step", "step": step, "loss": 2.0 - step / 300, "seconds": 60.0 + 2.0 * step})
+    run.append_event({"event": "rung", "bits_per_byte": 0.75, "seconds": 662.0})
+    run.append_event({"event": "data"})
+    now = datetime(2026, 3, 2, 22, 0).timestamp()
+    told = [
+        "step 300 of 1,200 (25%), loss 1.0000, 0.7500 bits per byte at the last probe",
+        "used: 0.50 of 1 hours, over 2 starts; not at work: start it again, and it goes on",
+        "to go: about 30.0 minutes",
+        "its end, as it was decided:",
+        "  step      400   as frozen",
+        "  step    1,200   after step 60: the measured pace",
+    ]
+    assert status.progress(long_recipe, run, HOURS, now).splitlines() == told
+    with one_at_a_time(run):
+        working = status.progress(long_recipe, run, HOURS, now).splitlines()
+    assert working[1] == "used: 0.50 of 1 hours, over 2 starts; at work now"
+    assert working[2] == "to go: about 30.0 minutes; without a break until Mon 02 Mar, 22:30"
 
 
 def test_signals_outside_training_end_at_once() -> None:
