@@ -32,9 +32,16 @@ Say = Callable[[str], None]
 
 
 def export(
-    subject: Subject, form: Form, out: Path | None, llama_cpp: Path | None = None, say: Say = lambda _: None
+    subject: Subject,
+    form: Form,
+    out: Path | None,
+    llama_cpp: Path | None = None,
+    say: Say = lambda _: None,
+    base: str | None = None,
 ) -> Path:
     """Write the adapter of `subject` in that form, with its card, as the folder `out`, and return that folder.
+
+    `base` is what the adapter's configuration calls its base model, where it is not to be what it was trained on.
 
     Raises SearchError where `out` holds something, for want of llama.cpp's converter, or where merging or converting
     fails; RecipeError where the disk has no room.
@@ -51,7 +58,7 @@ def export(
         raise SearchError(f"{target} cannot be made ({error.strerror}); give another folder with --out") from None
     try:
         if form == "adapter":
-            write_adapter(subject, staged)
+            write_adapter(subject, staged, base)
         else:
             say(f"merging the adapter into {subject.recipe.base.model}")
             merge(subject, staged)

@@ -36,7 +36,7 @@ def push(subject: Subject, repo: str, form: Literal["adapter", "merged"], *, pub
                 raise SearchError(
                     f"{repo} is there already, and everybody sees it: name another, or add --public if that is meant"
                 )
-            folder = export(subject, form, Path(place) / form, say=say)
+            folder = export(subject, form, Path(place) / form, say=say, base=_public_name(subject))
             say(f"uploading to {repo}")
             commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Add {subject.name} ({form})")
         except SearchError:
@@ -44,6 +44,12 @@ def push(subject: Subject, repo: str, form: Literal["adapter", "merged"], *, pub
         except Exception as error:  # httpx, the file system and the hub's own errors: each becomes one sentence
             raise SearchError(_explained(error, repo)) from error
     return str(commit.repo_url)
+
+
+def _public_name(subject: Subject) -> str:
+    """What the base model is called: its id on the hub, or the name of its folder, whose path is nobody's business."""
+    model = subject.recipe.base.model
+    return model if subject.model.facts.revision else Path(model).name
 
 
 def _explained(error: Exception, repo: str) -> str:
