@@ -308,6 +308,59 @@ def test_data_that_changed_are_refused(folder: Path, world: made_study.MadeStudy
     assert "plain" in refused(folder, "--edited")
 
 
+def test_data_that_are_gone_are_named(folder: Path, world: made_study.MadeStudy) -> None:
+    edit(folder, str(world.config.data[0].path), "/nowhere/plain.jsonl")
+    assert "/nowhere/plain.jsonl" in refused(folder, "--edited")
+
+
+def test_hours_below_the_minimum_are_refused_with_it(folder: Path) -> None:
+    frozen = frozen_in(folder / "final_run.py")
+    edit(folder, f'"hours": {frozen["hours"]}', '"hours": 0.0001')
+    least = frozen["least_hours"]
+    assert f"0.0001 hours are too few to load the model and make a few steps: it takes at least {least:.2g}" in refused(
+        folder
+    )
+
+
+def a_card(folder: Path, name: str, mib: int) -> str:
+    """A PATH on which there is one NVIDIA card."""
+    (folder / "bin").mkdir(exist_ok=True)
+    program = folder / "bin" / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\necho {name}, {mib}, 550.1\n")
+    program.chmod(0o755)
+    return str(folder / "bin")
+
+
+def test_a_smaller_card_than_the_run_needs_is_refused_before_a_second_is_used(folder: Path) -> None:
+    edit(folder, '"device": "cpu"', '"device": "cuda"')
+    said = refused(folder, PATH=a_card(folder, "NVIDIA Tiny 1", 64))
+    assert re.search(r"needs \d+\.\d GiB of the card's memory, and the NVIDIA Tiny 1 here has 0\.1", said)
+    assert not (folder / "final").exists()
+
+
+@pytest.mark.parametrize("time_of_day", ["3:00", "25:00"])
+def test_a_switch_off_that_is_no_time_of_day_is_refused(folder: Path, time_of_day: str) -> None:
+    code, _, error = run(folder, "--until", time_of_day)
+    assert code == 2
+    assert error == f"final_run: {time_of_day!r} is no time of day like 03:00, from 00:00 to 23:59\n"
+    assert not (folder / "final" / "clock.json").exists()
+
+
+def test_decisions_that_cannot_be_replayed_are_refused(folder: Path, done: Path) -> None:
+    code, _, error = run(folder, "--replay", str(done / "final" / "clock.json"))
+    assert code == 2
+    assert "has no decisions of a run that was made to its end; name the horizon.jsonl of one" in error
+    assert not (folder / "final" / "clock.json").exists()
+
+
+def test_a_damaged_file_of_decisions_is_told_by_the_status(folder: Path) -> None:
+    (folder / "final").mkdir()
+    (folder / "final" / "horizon.jsonl").write_text('{"step": 1}\n')
+    for event in ({"event": "data"}, {"event": "step", "step": 1, "loss": 1.0, "seconds": 1.0}):
+        RunDir(folder / "final").append_event(event)
+    assert "is damaged" in refused(folder, "--status")
+
+
 def test_a_folder_with_the_run_of_another_recipe_is_refused(folder: Path, world: made_study.MadeStudy) -> None:
     other = RunDir(world.folder / "runs" / "base").recipe().model_copy(update={"rank": 64})
     RunDir(folder / "final").create(other)

@@ -87,13 +87,14 @@ def test_a_run_that_overfits_keeps_its_best_adapter_and_is_made_again(base_folde
 @pytest.mark.parametrize("seed", [int(os.environ.get("KILL_SEED", "0"))])
 def test_fifty_interruptions_cost_a_lease_each_and_no_bit(recipe: Recipe, tmp_path: Path, seed: int) -> None:
     """By SIGKILL and SIGTERM, of processes of their own, at random instants up to 90 % of the allowance."""
-    run, limits = RunDir(tmp_path / "final"), Limits(hours=300 / 3600, longest=PLENTY, checkpoint_minutes=0.05)
+    run, limits = RunDir(tmp_path / "final"), Limits(hours=400 / 3600, longest=PLENTY, checkpoint_minutes=0.05)
     starts, draw, count = Starts(recipe, run, limits), random.Random(seed), 0
     lease_s = min(LEASE_S, LEASE * limits.allowance_s)
-    while count < 50 and starts.spent_s() < 0.9 * limits.allowance_s:
+    while count < 50:
         before_s = starts.spent_s()
+        share_s = (0.9 * limits.allowance_s - before_s) / (50 - count)
         process, began = starts.begin()
-        process.join(draw.uniform(0.0, 8.0))
+        process.join(draw.uniform(0.0, max(0.1, 1.8 * share_s - lease_s)))
         assert process.exitcode is None, "the run ended before it was to be interrupted"
         count += 1
         number = draw.choice([signal.SIGKILL, signal.SIGTERM])
