@@ -1,5 +1,5 @@
 """Nightshift's own search for `make bench-search`: the study that the service works on (search.study), on Optuna's
-storage in memory, with its sampler and its pruner.
+storage in memory, with its sampler, its pruner and its ranking of the trials.
 
 The loop around it, with its database on disk, ledger and processes, is not a part of this; nor is the race that asks
 bad trials fewer prompts.
@@ -14,6 +14,7 @@ import optuna
 from search_record import Params
 
 from search.config import PrunerSection, StudyConfig
+from search.ranking import ranked
 from search.study import OpenTrial, Study, pruner
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -31,7 +32,8 @@ class Nightshift:
         for prior in config.prior if priors else ():
             study.enqueue_trial(dict(prior.params), user_attrs={"prior": prior.name})
         seeded = config.study.model_copy(update={"seed": seed})
-        self.study = Study(study, config.model_copy(update={"study": seeded}))
+        self.config = config.model_copy(update={"study": seeded})
+        self.study = Study(study, self.config)
 
     def suggest(self) -> Params:
         """The next trial's parameters."""
@@ -49,6 +51,11 @@ class Nightshift:
     def complete(self, value: float) -> None:
         """The trial's final value."""
         self.study.complete(self.trial, value)
+
+    def expected(self) -> list[float]:
+        """What each complete trial is worth, in the order that they ended in (search.ranking)."""
+        ranks = {one.record.number: one.expected for one in ranked(self.config, self.study.records())}
+        return [ranks[number] for number in sorted(ranks)]
 
     def failed(self) -> None:
         """The trial failed."""

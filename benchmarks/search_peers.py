@@ -22,7 +22,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -55,6 +55,14 @@ class Peer(Protocol):
 
     def failed(self) -> None:
         """The trial failed."""
+
+
+@runtime_checkable
+class Ranking(Protocol):
+    """A tool that says which of its trials is the best."""
+
+    def expected(self) -> list[float]:
+        """What each complete trial is worth, in the order that they ended in."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +162,8 @@ def _trained(trial: Trial, peer: Peer, signal: Signal) -> str:
             return "stopped"
     share = trial.complete()
     peer.complete(trial.bits() if signal == "bits" and peer.one_metric else share)
+    night = trial.night
+    night.pick(peer.expected() if isinstance(peer, Ranking) else [share for share, _ in night.done])
     return "complete"
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +31,7 @@ PROMPTS = 64  # of the search half, that a peer's trials are compared on
 TRIALS = 40  # random recipes, in full: the budget of a night
 DRAWN = 400  # recipes that say what a random one costs
 OURS = "nightshift"
-VERSION = 1  # of what is kept: rises when a night would go otherwise
+VERSION = 2  # of what is kept: rises when a night would go otherwise
 
 Params = dict[str, Value]
 Trace = list[tuple[float, float]]
@@ -132,16 +131,16 @@ def _torn(path: Path) -> bool:
 
 @dataclass
 class Night:
-    """The clock of one night, the prompts that its trials are compared on, and the best trial that ended so far.
+    """The clock of one night, the prompts that its trials are compared on, and which trial is the best so far.
 
-    The night's prompts are random ones of the search half; the incumbent is the first of the trials with the highest
-    share of them followed at the end.
+    The night's prompts are random ones of the search half. Of the trials that were asked them, `done` has the share
+    followed and the truth; `trace` the truth of the one that was picked, from that GPU-second on.
     """
 
     world: World
     seed: int
     spent_s: float = 0.0
-    incumbent: float = -math.inf
+    done: list[tuple[float, float]] = field(default_factory=list)
     trace: Trace = field(default_factory=list)
     ended: dict[str, int] = field(default_factory=lambda: {"complete": 0, "stopped": 0, "failed": 0})
 
@@ -154,6 +153,12 @@ class Night:
     def begin(self, params: Params) -> Trial:
         """Start training this recipe."""
         return Trial(self, self.world.landscape.run(params, run_seed(self.seed)))
+
+    def pick(self, values: Sequence[float]) -> None:
+        """Of the trials done, the first with the highest of these values is the incumbent."""
+        truth = round(self.done[int(np.argmax(values))][1], 6)
+        if not self.trace or truth != self.trace[-1][1]:
+            self.trace.append((round(self.spent_s, 3), truth))
 
     def pay(self, seconds: float) -> None:
         """Raises Over once the budget is exceeded: what that paid for does not end any more."""
@@ -190,10 +195,8 @@ class Trial:
         return float(np.mean(self.run.followed(self.at)[self.night.prompts]))
 
     def complete(self) -> float:
-        """Train to the end and ask; the share followed, which decides who the incumbent is."""
+        """Train to the end and ask; the share followed."""
         self.train(1.0)
         value = self.followed()
-        if value > self.night.incumbent:
-            self.night.incumbent = value
-            self.night.trace.append((round(self.night.spent_s, 3), round(self.run.truth, 6)))
+        self.night.done.append((value, self.run.truth))
         return value

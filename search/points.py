@@ -79,7 +79,17 @@ class Points:
         if needed.on not in self.space:
             return np.full(len(places), needed.holds(self.fixed.get(needed.on)))
         parameter, column = self.space[needed.on], places[:, self._names.index(needed.on)]
-        return np.array([needed.holds(_value(parameter, float(place))) for place in column])
+        return np.array([needed.holds(value) for value in values(parameter, column)])
+
+
+def amounts(parameter: Parameter, places: Array) -> Array:
+    """How much of it there is at these places, from 0 to 1: of choices of numbers, by their rank."""
+    return _coordinates(parameter, places)[0]
+
+
+def values(parameter: Parameter, places: Array) -> list[Value]:
+    """What is at these places."""
+    return [_value(parameter, float(place)) for place in places]
 
 
 def _place(parameter: Parameter, value: Value | None) -> float:

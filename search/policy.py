@@ -1,21 +1,23 @@
 """Which recipe to try next: the one whose expected improvement on the best is largest.
 
 Every trial is judged by what it will probably score at the end (search.surrogate), from its recipe and from its score
-or, where it was stopped at a rung, from its last rung. Everything here is a pure function of the study's records and of
-a seed, so that a study that was interrupted goes on as one that was not.
+or, where it was stopped at a rung, from its last rung. What is believed of recipes beforehand (search.beliefs) is where
+that starts from, and decides alone before the first trial has shown anything. Everything here is a pure function of the
+study's records and of a seed, so that a study that was interrupted goes on as one that was not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import ndtr
 
+from search.beliefs import prior_mean
 from search.parameters import Value
 from search.points import Array, Params, Points
 from search.surrogate import MEAN, Observations, Surrogate
+from search.tried import Tried
 
 DRAWN, NEIGHBOURS, LEADERS = 600, 60, 5  # recipes considered: at random; near each of the best trials
 SLOPE, SLOPE_SD = 0.8, 0.4  # a priori: logits of the end's score for one standard deviation at a rung
@@ -25,22 +27,6 @@ NEWEST, BEST = 80, 40  # trials that are reckoned with, at most: more are second
 Fits = Callable[[Params], bool]
 
 
-@dataclass(frozen=True)
-class Tried:
-    """A trial that ended. `bits` by fraction of the horizon. `score`: (share of prompts followed, prompts) at the end,
-    None for one that was stopped at a rung."""
-
-    number: int
-    params: Mapping[str, Value]
-    bits: Mapping[float, float]
-    score: tuple[float, int] | None
-
-    @property
-    def reached(self) -> float:
-        """The fraction of the horizon that it was trained for."""
-        return 1.0 if self.score else max(self.bits, default=0.0)
-
-
 class Policy:
     """What the trials of a study say; at least one has seen a rung or a score."""
 
@@ -48,12 +34,17 @@ class Policy:
         self._points = points
         self._known = [trial.params for trial in tried]
         self._tried = _telling(tried)
-        self._y, self._noise = _expected(self._tried)
         self._places = np.array([points.places(trial.params) for trial in self._tried])
-        self._surrogate = Surrogate(Observations(points.coordinates(self._places), self._y, self._noise))
-        self._mean, _ = self._surrogate.of_trials()
-        done = [m for m, trial in zip(self._mean, self._tried, strict=True) if trial.score]
-        self._best = float(_share(np.array(max(done, default=MEAN - 1.0))))
+        believed = prior_mean(points, self._places)
+        y, noise = _expected(self._tried)
+        self._surrogate = Surrogate(Observations(points.coordinates(self._places), y - believed, noise))
+        self._mean = believed + self._surrogate.of_trials()[0]
+        self._best = max(self.expected().values(), default=float(_share(np.array(MEAN - 1.0))))
+
+    def expected(self) -> dict[int, float]:
+        """By the number of each trial that has a score: the share of prompts to expect of it, were it scored again."""
+        shares = _share(self._mean)
+        return {trial.number: float(s) for trial, s in zip(self._tried, shares, strict=True) if trial.score}
 
     def new(self, seed: Sequence[int], fixed: Mapping[str, Value], fits: Fits = lambda _: True) -> Params:
         """The recipe with the largest expected improvement among those that fit and were not tried.
@@ -64,16 +55,26 @@ class Policy:
         leaders = np.argsort(-self._mean, kind="stable")[:LEADERS]
         near = [self._points.near(self._places[i], NEIGHBOURS, rng) for i in leaders]
         pool = self._points.with_fixed(np.concatenate([self._points.draw(DRAWN, rng), *near]), fixed)
-        gain = _improvement(*self._surrogate.fresh(self._points.coordinates(pool)), self._best)
-        order = np.argsort(-gain, kind="stable")
-        found = (self._points.params(pool[i]) for i in order)  # one by one: mostly the first will do
-        chosen = next((params for params in found if params not in self._known and fits(params)), None)
-        return chosen or self._points.params(pool[order[0]])
+        mean, sd = self._surrogate.fresh(self._points.coordinates(pool))
+        gain = _improvement(prior_mean(self._points, pool) + mean, sd, self._best)
+        return _first(self._points, pool[np.argsort(-gain, kind="stable")], self._known, fits)
+
+
+def believed(points: Points, seed: Sequence[int], fixed: Mapping[str, Value], fits: Fits = lambda _: True) -> Params:
+    """Where no trial has shown anything: of recipes at random, the one that promises most among those that fit."""
+    pool = points.with_fixed(points.draw(DRAWN, np.random.default_rng([*seed])), fixed)
+    return _first(points, pool[np.argsort(-prior_mean(points, pool), kind="stable")], [], fits)
+
+
+def _first(points: Points, ordered: Array, known: Sequence[Mapping[str, Value]], fits: Fits) -> Params:
+    """The first that fits and is not known; where there is none, the first of all."""
+    found = (points.params(places) for places in ordered)  # one by one: mostly the first will do
+    return next((params for params in found if params not in known and fits(params)), points.params(ordered[0]))
 
 
 def _telling(tried: Sequence[Tried]) -> list[Tried]:
     """Those that a rung or a score tells something of; of many, the newest and the best."""
-    found = [trial for trial in tried if trial.bits or trial.score]
+    found = [trial for trial in tried if trial.tells]
     if len(found) <= NEWEST + BEST:
         return found
     older = sorted(found[:-NEWEST], key=lambda trial: (-trial.score[0] if trial.score else 0.0, trial.number))[:BEST]

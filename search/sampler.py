@@ -1,4 +1,4 @@
-"""Optuna's sampler of a study: recipes at random for a start, then search.policy's.
+"""Optuna's sampler of a study: recipes as search.policy chooses them.
 
 Nothing is remembered from one trial to the next: a suggestion follows from the trials that ended before it, the
 study's seed and the trial's number. A study that was killed after any trial so suggests what an uninterrupted one does.
@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
@@ -21,12 +20,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from search.affordable import smallest
 from search.points import Params, Points
-from search.policy import Fits, Policy, Tried
+from search.policy import Fits, Policy, believed
+from search.tried import Outcome, Tried, tried
+from storage.records import STATES
 
-STARTUP_TRIALS = 3  # that ended, hand-picked ones included, before anything is modelled
-FITTING = 50  # recipes at random, at most, to find one that fits
 SUGGESTED = "nightshift:suggested"  # system attribute of a trial: the whole suggestion
-FAILED = (0.0, 64)  # a trial that failed counts as one that followed none of so many prompts
 ENDED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 Excess = Callable[[Mapping[str, Any]], float]  # seconds of a recipe beyond what is left; at most 0: it may start
 Choose = Callable[[Mapping[str, Any], Fits], Params]  # around what is fixed, the first that fits, else the first
@@ -106,10 +104,10 @@ class PolicySampler(BaseSampler):
 
     def _chooser(self, study: optuna.Study) -> Choose:
         before = study.get_trials(deepcopy=False, states=ENDED)
-        tried = [told for each in before if (told := _tried(each))]
-        if sum(bool(each.bits or each.score) for each in tried) < STARTUP_TRIALS:
-            return self._at_random
-        policy = Policy(self._points, tried)
+        known = [trial for each in before if (trial := _tried(each))]
+        if not any(trial.tells for trial in known):
+            return lambda fixed, fits: believed(self._points, self._seed, fixed, fits)
+        policy = Policy(self._points, known)
         return lambda fixed, fits: policy.new(self._seed, fixed, fits)
 
     def sample_independent(
@@ -118,19 +116,7 @@ class PolicySampler(BaseSampler):
         """For what is not in the space, which a study has nothing of."""
         return RandomSampler(seed=0).sample_independent(study, trial, param_name, param_distribution)
 
-    def _at_random(self, fixed: Mapping[str, Any], fits: Fits) -> Params:
-        rng = np.random.default_rng([*self._seed])
-        places = self._points.with_fixed(self._points.draw(FITTING, rng), fixed)
-        found = [self._points.params(place) for place in places]
-        return next((params for params in found if fits(params)), found[0])
-
 
 def _tried(trial: FrozenTrial) -> Tried | None:
-    """What a trial has shown; None for a suggestion that did not fit."""
-    if "infeasible" in trial.user_attrs:
-        return None
-    bits = {step / 100: -value for step, value in trial.intermediate_values.items()}
-    if trial.state == TrialState.COMPLETE:
-        assert trial.value is not None
-        return Tried(trial.number, trial.params, bits, (trial.value, trial.user_attrs.get("prompts_asked", FAILED[1])))
-    return Tried(trial.number, trial.params, bits, FAILED if trial.state == TrialState.FAIL else None)
+    outcome = Outcome(STATES[trial.state.name], trial.value, trial.intermediate_values, trial.user_attrs)
+    return tried(trial.number, trial.params, outcome)

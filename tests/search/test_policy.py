@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from search.parameters import FloatRange
 from search.points import Points
-from search.policy import Policy, Tried
+from search.policy import Policy
 from search.surrogate import Observations, Surrogate
+from search.tried import Tried
 
 POINTS = Points({"learning_rate": FloatRange(low=0.0, high=1.0), "dropout": FloatRange(low=0.0, high=1.0)}, {})
 
