@@ -49,7 +49,7 @@ class Limits:
 
     hours: float
     longest: int
-    checkpoint_minutes: float = 20.0
+    checkpoint_minutes: float
     until: Until | None = None
 
     @property

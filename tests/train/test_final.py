@@ -283,6 +283,6 @@ def test_time_is_told_in_the_unit_that_reads_best(spent_s: float, hours: float, 
 
 
 def test_importing_it_is_cheap() -> None:
-    program = "import sys, train.final; print('torch' in sys.modules)"
+    program = "import sys, train.final, train.preflight, train.status; print('torch' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert shown.split() == ["False"]

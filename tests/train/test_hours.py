@@ -43,38 +43,52 @@ class Simulated:
         self.draw, self.time, self.recipe = random.Random(seed), Time(), recipe
         self.decisions, self.night_s, self.saves = Decisions(path, recipe), night_s, saves
         self.step_s = 12.0 * self.draw.uniform(0.5, 2.0)
-        self.drift = 0.0
+        self.drift = self.loaded_s = self.longest_s = 0.0
         self.step = 0
         self.held: tuple[int, tuple[Decision, ...]] = (0, ())
 
-    def took_s(self, stage: str) -> float:
+    def took_s(self, stage: StageName) -> float:
         self.drift = min(0.3, max(-0.3, self.drift + self.draw.gauss(0, 0.004)))
         noise = self.draw.uniform(0.8, 1.2)
         return self.step_s * (1 + self.drift) * noise * (2.0 if stage == "dpo" else 1.0)
 
     def night(self) -> bool:
         """Go on until the run or the night is over; whether the run is."""
-        time, begun_s = self.time, self.time.spent_s
-        time.spent_s += self.draw.uniform(30, 120)  # loading
-        horizon = ByHours(self.recipe, longest(self.recipe), self.decisions, time, DAY_S)
+        time, begun_s, loads_s = self.time, self.time.spent_s, self.draw.uniform(30, 120)
+        over = DAY_S - time.spent_s <= 1.1 * self.loaded_s + 2 * self.longest_s  # as train.final reckons
+        if not over:
+            time.spent_s += loads_s
+            self.loaded_s = max(self.loaded_s, loads_s)
+        horizon = ByHours(
+            self.recipe, longest(self.recipe), self.decisions, time, DAY_S, longest_s=self.longest_s, over=over
+        )
         self.step, decisions = self.held
         horizon.resume(decisions, self.step)
         saved_s = time.spent_s
+        stage: StageName | None = None
         while self.step < horizon.course.now.steps:
-            stage: StageName = "sft" if self.step < horizon.course.now.sft_steps else "dpo"
-            horizon.begin_step()
+            before = stage
+            stage = "sft" if self.step < horizon.course.now.sft_steps else "dpo"
+            if stage == before:
+                horizon.begin_step()
+            else:
+                time.spent_s += 20.0 if before else 0.0  # the trainer of the second stage is made
+                horizon.begin_stage()
             time.spent_s += self.took_s(stage)
             self.step += 1
-            fresh = {tenth for tenth in range(1, 11) if horizon.course.step_at(tenth / 10) == self.step}
             horizon.made(stage, self.step)
+            fresh = sum(horizon.course.step_at(tenth / 10) == self.step for tenth in range(1, 11))
             ends = time.spent_s - begun_s > self.night_s
             if fresh or time.spent_s - saved_s > 1200 or (ends and self.saves):
-                time.spent_s += 4.0 + 30.0 * len(fresh)
+                pause_s = 4.0 + 30.0 * bool(fresh)
+                time.spent_s += pause_s
+                self.longest_s = max(self.longest_s, pause_s)
                 saved_s, self.held = time.spent_s, (self.step, horizon.course.decisions)
-            if ends:
+            if ends and self.step < horizon.course.now.steps:
+                time.spent_s += 0.0 if self.saves else self.draw.uniform(0, 10)  # the lease that a kill costs
                 return False
         self.course = horizon.course
-        time.spent_s += 36.0  # the last checkpoint, probe and adapter
+        time.spent_s += 1.0  # the adapter
         return True
 
 

@@ -13,6 +13,7 @@ import pytest
 from packaging.utils import canonicalize_name
 
 from train import environment, lock
+from train.card import Card
 from train.recipe import RecipeError, digest_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -31,8 +32,15 @@ def frozen(tmp_path: Path) -> dict[str, Any]:
     return {**held, "sha256": digest_of(held)}
 
 
-def check(frozen: dict[str, Any], folder: Path, *, edited: bool = False, other_versions: bool = False) -> list[str]:
-    return lock.check(frozen, folder / "final_run.py", edited=edited, other_versions=other_versions)
+def check(
+    frozen: dict[str, Any],
+    folder: Path,
+    *,
+    edited: bool = False,
+    other_versions: bool = False,
+    card: Card | None = None,
+) -> list[str]:
+    return lock.check(frozen, folder / "final_run.py", edited, other_versions, card)
 
 
 def relock(frozen: dict[str, Any], folder: Path, change: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
@@ -83,6 +91,14 @@ def test_another_machine_is_told_and_allowed(frozen: dict[str, Any], tmp_path: P
     (told,) = check(frozen, tmp_path)
     assert told.startswith("another machine, whose weights may differ in their last bits: processor ")
     assert told.endswith(", not Another One")
+
+
+def test_another_card_is_told_and_allowed(frozen: dict[str, Any], tmp_path: Path) -> None:
+    gpu = {"name": "NVIDIA A", "memory_bytes": 2**30, "driver": "1"}
+    frozen = relock(frozen, tmp_path, lambda held: held["machine"].update(gpu=gpu))
+    assert check(frozen, tmp_path, card=Card("NVIDIA A", 2**31, "2")) == []
+    (told,) = check(frozen, tmp_path, card=Card("NVIDIA B", 2**31, "2"))
+    assert told.endswith("gpu NVIDIA B, not NVIDIA A")
 
 
 def test_a_lock_that_is_missing_is_named(frozen: dict[str, Any], tmp_path: Path) -> None:
