@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from typing import TypeVar
 
+from objectives.agreement import Agreement
 from objectives.score import Score
 from train.decisions import FILE, holding
 from train.horizon import Decision
@@ -39,7 +41,8 @@ class Start:
 @dataclass(frozen=True)
 class RunRecord:
     """What one run left behind. `planned` is None where the base model is not there to plan with; `score` is a trial's,
-    `scores` and `base_scores` are those of a final run by part of the prompts, empty where there are none."""
+    `scores` and `base_scores` are those of a final run by part of the prompts, empty where there are none; `agreement`
+    is how its merged model compares, None where that was not looked at."""
 
     recipe: Recipe
     result: Json | None
@@ -49,6 +52,7 @@ class RunRecord:
     score: Score | None
     scores: Mapping[str, Score]
     base_scores: Mapping[str, Score]
+    agreement: Agreement | None
     clock_s: float | None
     samples: Sequence[Json]
     decisions: Sequence[Decision]
@@ -111,6 +115,7 @@ def read_run(run: RunDir, device: DeviceKind | None, problems: Problems) -> RunR
         score=score_in(result, name, problems),
         scores=_scores(result, "scores", name, problems),
         base_scores=_scores(result, "base_scores", name, problems),
+        agreement=problems.tolerate(f"merged in {name}/result.json", lambda: _agreement(result), None),
         clock_s=problems.tolerate(f"{name}/clock.json", lambda: _clock(run), None),
         samples=problems.tolerate(f"{name}/samples.jsonl", lambda: _samples(run), []),
         decisions=problems.tolerate(f"{name}/{FILE}", lambda: _decisions(run, recipe), []),
@@ -158,6 +163,11 @@ def score_in(result: Json | None, name: str, problems: Problems) -> Score | None
 
 def _score(dumped: Json) -> Score:
     return Score.model_validate(dumped, strict=False)
+
+
+def _agreement(result: Json | None) -> Agreement | None:
+    held = ((result or {}).get("merged") or {}).get("agreement")
+    return Agreement.model_validate_json(json.dumps(held)) if held else None
 
 
 def _clock(run: RunDir) -> float | None:

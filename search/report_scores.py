@@ -1,4 +1,4 @@
-"""The report's section on evaluation: scores by half with standard errors, by type of instruction; speed and size."""
+"""The report's section on evaluation: scores by half with standard errors, by type of instruction; samples."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from objectives.score import Score
 from search import report_figures as figures
+from search import report_speed
 from search import report_text as text
 from search.report_canvas import picture
 from search.report_pages import Block, Code, Heading, Missing, Paragraph, Table
+from search.report_race import final_race
 from search.report_records import Records
 from search.report_run import RunRecord
 from search.report_text import HALVES
@@ -29,6 +31,7 @@ PUNKT = "python -m nltk.downloader punkt_tab"
 def evaluation(records: Records) -> Iterator[Block]:
     """Scores, answers, instruction types, speed and size."""
     yield from _headline(records)
+    yield from final_race(records)
     yield records.answers.ask("conclusions")
     final = records.final
     if final is None or not final.scores or not final.base_scores:
@@ -38,8 +41,7 @@ def evaluation(records: Records) -> Iterator[Block]:
     else:
         yield from _final_evaluation(final)
     if final and final.result:
-        yield Heading("Latency and size")
-        yield from _speed(records, final.result)
+        yield from report_speed.speed_and_size(records, final)
     if final and final.samples:
         yield Heading("Three answers")
         yield from _samples(final.samples)
@@ -191,34 +193,6 @@ def _remarks(score: Score) -> Iterator[Block]:
         yield Paragraph(
             "Generation ran out of memory and went on with half the batch, in which answers may come out otherwise."
         )
-
-
-def _speed(records: Records, final: Json) -> Iterator[Block]:
-    latency, size = final.get("latency"), final.get("size")
-    run = shlex.join(["nightshift", "latency", str(records.study.folder / "final")])
-    if latency:
-        rows = [
-            ("time to the first token", *(f"{latency['first_token_s'][p]:.4f} s" for p in ("p50", "p95"))),
-            ("time for each further token", *(f"{latency['per_token_s'][p]:.4f} s" for p in ("p50", "p95"))),
-            ("tokens per second", *(f"{latency['tokens_per_s'][p]:.1f}" for p in ("p50", "p95"))),
-        ]
-        caption = (
-            f"Latency on {latency['device']}: one prompt of {latency['prompt_tokens']} tokens at a time, "
-            f"{latency['new_tokens']} new ones, {latency['runs']} runs."
-        )
-        yield Table(("", "median", "95th percentile"), rows, "lrr", caption=caption)
-    else:
-        yield Missing("Latency is not recorded.", run)
-    if size:
-        sizes = [
-            ("parameters, base model and adapter", text.count(size["total_parameters"])),
-            ("of them trainable", text.count(size["trainable_parameters"])),
-            ("adapter on disk", text.size(size["adapter_bytes"])),
-            ("weights in memory, 4 bits", text.size(size["loaded_bytes"])),
-        ]
-        yield Table(("size", ""), sizes, "lr")
-    else:
-        yield Missing("The size is not recorded.", run)
 
 
 def _samples(samples: Iterable[Json]) -> Iterator[Block]:
