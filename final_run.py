@@ -22,8 +22,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from objectives import agreement
 from objectives.score import ObjectiveError, Score
-from train import final, interrupts, lock, preflight, rules, status, until
+from train import final, interrupts, lock, preflight, room, rules, status, until
 from train.clock import spelled
 from train.decisions import FILE, Decisions
 from train.environment import versions
@@ -217,13 +218,12 @@ FROZEN = json.loads(r"""{
   "transformers": "5.23.0",
   "trl": "1.16.0"
  },
- "code_sha256": "077f8b0de962bdb54bcb2c56ff903da27c7ab0f8f248ebf59d1fad80e292bae1",
+ "code_sha256": "3e1a2a3682cc656a6725c8156ce202115a2193d12be8699b8d212318a7499a60",
  "lock_sha256": null,
- "sha256": "ed29bdd047b986a9c7a680692dcd94160721d7a0c599442eacbc96f674e988fc"
+ "sha256": "590fd911451efed576d2eec9162532731f7ca0c1685f67eef3784b1ade2d795a"
 }""")  # noqa: E501, RUF100
 
 RUN = RunDir(Path(__file__).resolve().with_name("final"))
-TIMED_TOKENS = 128  # of the prompt, and of the answer, on which latency is measured
 PARTS = {"search": "half that the search saw", "sealed": "half that it never saw", "all": "all prompts"}
 
 
@@ -291,6 +291,7 @@ def check_inputs(recipe: Recipe, asked: argparse.Namespace) -> Path:
     base = inspect_base(recipe.base.model, recipe.base.revision, recipe.base.sha256)
     preflight.check(recipe, base, RUN, card, FROZEN["hours"], FROZEN["least_hours"])
     told += rules.check(recipe, base, inspect_sources(recipe.sources), digest, FROZEN["rules"])
+    told += room.notice(RUN.path, base)
     for line in told:
         print(line)
     return prompts
@@ -307,7 +308,7 @@ def run(recipe: Recipe, prompts: Path, asked: argparse.Namespace, signals: inter
     switch_off = until.Until.of(asked.until) if asked.until else None
     limits = final.Limits(FROZEN["hours"], FROZEN["longest"], FROZEN["checkpoint_minutes"], switch_off)
     base = final.train_within(recipe, RUN, FROZEN["device"], limits, signals, print)
-    from objectives.latency import measure_latency, size
+    from objectives.latency import measured
     from train.model import drop_adapter, load_adapter
 
     made = {"recipe_sha256": recipe.digest, "versions": versions(FROZEN["versions"])}
@@ -315,12 +316,26 @@ def run(recipe: Recipe, prompts: Path, asked: argparse.Namespace, signals: inter
     tuned = load_adapter(base, RUN.adapter)
     result["scores"], samples = score("tuned", tuned, base, recipe, prompts)
     write_atomic(RUN.samples, "".join(json.dumps(sample) + "\n" for sample in samples))
-    length = min(TIMED_TOKENS, base.model.config.max_position_embeddings // 2)
-    speed = measure_latency(tuned, base.tokenizer, prompt_tokens=length, new_tokens=length, runs=10, warmups=2)
-    result |= {"latency": speed.model_dump(mode="json"), "size": size(tuned, RUN.adapter).model_dump(mode="json")}
+    result |= measured(tuned, base.tokenizer, RUN.adapter)
     drop_adapter(tuned)
     result["base_scores"], _ = score("base", base.model, base, recipe, prompts)
+    del tuned, base  # the merged model needs their memory
+    result["merged"] = look_at_merged(recipe, prompts, result["scores"], samples)
     write_json(RUN.result, result)
+
+
+def look_at_merged(recipe: Recipe, prompts: Path, before: dict[str, Any], samples: list[Any]) -> dict[str, Any]:
+    """The adapter merged into the base model: whether it answers as before, how fast, how large; or why not."""
+    from objectives.latency import measured
+    from train.merged import merged
+
+    try:
+        with merged(recipe, RUN, FROZEN["device"]) as (loaded, facts):
+            scores, answers = score(f"merged-{facts['weights']}", loaded.model, loaded, recipe, prompts)
+            agreed = agreement.agreement(before, scores, samples, answers)
+            return {**facts, "scores": scores, "agreement": agreed, **measured(loaded.model, loaded.tokenizer)}
+    except (RecipeError, ObjectiveError, OSError, RuntimeError) as error:  # the run is not lost with it
+        return {"left_out": str(error)}
 
 
 def score(who: str, model: Any, base: Any, recipe: Recipe, prompts: Path) -> tuple[dict[str, Any], list[Any]]:
@@ -349,8 +364,7 @@ def summary(result: dict[str, Any]) -> str:
         lines.append(f"{asked:<36}{before.prompt_strict!s:>18}{after.prompt_strict!s:>18}")
     lines += after.remarks
     spent = spelled(result["seconds"]["train"], 3600 * FROZEN["hours"])
-    first, each = result["latency"]["first_token_s"]["p50"], result["latency"]["tokens_per_s"]["p50"]
-    lines.append(f"one prompt at a time: {first:.3f} s to the first token, {each:.1f} tokens a second")
+    lines += agreement.told(result)
     size = result["size"]["adapter_bytes"] / 2**20
     lines.append(f"{RUN.adapter}: {result['trainable_parameters']:,} trained parameters, {size:.1f} MiB")
     lines.append(f"{result['examples']:,} examples in {spent} ({final.ended(result)})")
