@@ -109,6 +109,13 @@ def costs(story: Story) -> list[float]:
     return [round(sum(a.charged_s for a in story.record.attempts if a.trial == number), 3) for number in ended]
 
 
+def raced(story: Story) -> bool | None:
+    """Whether the final race is decided, where the study's trials are over; None where the last night ended first."""
+    if not story.starts[-1].ending or "the deadline" in story.starts[-1].ending:
+        return None
+    return bool(story.race and story.race.winner is not None)
+
+
 def line(cut: Story, uncut: Story) -> dict[str, Any]:
     """What is kept of one seed."""
     return {
@@ -121,6 +128,7 @@ def line(cut: Story, uncut: Story) -> dict[str, Any]:
         "same": same(cut, uncut),
         "forecasts": [forecasts(cut), forecasts(uncut)],
         "costs": costs(uncut),
+        "raced": [raced(cut), raced(uncut)],
     }
 
 
@@ -169,9 +177,16 @@ def figures(lines: Sequence[Mapping[str, Any]]) -> list[Figure]:
             "all, until the budget is short of one",
             not any("without cuts" in sentence for sentence in wrong),
         ),
+        _of_races([each for told in lines for each in told["raced"] if each is not None]),
         *_of_forecasts("without cuts", [each for told in lines for each in told["forecasts"][1]]),
         *_of_forecasts("after cuts", [each for told in lines for each in told["forecasts"][0] if each["before"]]),
     ]
+
+
+def _of_races(decided: Sequence[bool]) -> Figure:
+    """How often the budget that was kept for the final race was enough for it."""
+    won = sum(decided)
+    return Figure("final races decided within the budget", f"{won} of {len(decided)}", "-", "all", won == len(decided))
 
 
 def _of_forecasts(where: str, told: Sequence[Mapping[str, float]]) -> Iterator[Figure]:

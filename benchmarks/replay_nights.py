@@ -30,10 +30,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 from replay_attempt import World, newest
 from replay_loop import ReplayClock, ReplayedWorker
 
-from search import config, loop, plan_trials
+from search import config, finals_record, loop, plan_trials
 from search.clock import Deadline
 from search.config import StudyConfig
 from search.errors import SearchError
+from search.finals import Race
 from search.view import StudyView
 from storage import db, trials
 from storage.ledger import Attempt, Ledger
@@ -88,7 +89,9 @@ class Story:
     kept: tuple[dict[int, Json], ...]  # after each start: the results of trials that had ended
     ended: tuple[int, ...]  # trials at the end of each night
     record: Record
+    race: Race | None  # the final race, as it stood then
     closed: Record  # after a last start, which had but to end what was begun
+    last_race: Race | None
 
 
 @dataclass(frozen=True)
@@ -129,10 +132,13 @@ def play(plan: Plan) -> Story:
             at = starts[-1].ended + draw.uniform(0.0, 0.2 * plan.night_s)
         ended.append(len(kept[-1]))
     record = Record.read(plan.folder, name)
+    race = finals_record.kept(plan.folder, record.trials)
     begun = sum(trial.state != "waiting" for trial in record.trials)
     _start(replace(plan, budget_s=ENDLESS_S, trials=begun), plan.nights, 0.0, math.inf, 0)
     kept.append(finished(plan.folder))
-    return Story(plan, tuple(starts), tuple(kept), tuple(ended), record, Record.read(plan.folder, name))
+    closed = Record.read(plan.folder, name)
+    last_race = finals_record.kept(plan.folder, closed.trials)
+    return Story(plan, tuple(starts), tuple(kept), tuple(ended), record, race, closed, last_race)
 
 
 def _cut(plan: Plan, draw: random.Random) -> tuple[float, int]:

@@ -19,7 +19,8 @@ from storage.records import TrialRecord
 
 def broken(cut: Story, uncut: Story) -> list[str]:
     """Which promises those nights broke, each in a sentence."""
-    return [*_of_ledger(cut), *_of_ledger(uncut), *_lost(cut), *_lost(uncut), *_differing(cut, uncut)]
+    apart = [*_of_ledger(cut), *_of_ledger(uncut), *_lost(cut), *_lost(uncut)]
+    return [*apart, *_differing(cut, uncut), *_raced(cut, uncut)]
 
 
 def _of_ledger(story: Story) -> Iterator[str]:
@@ -68,6 +69,18 @@ def _differing(cut: Story, uncut: Story) -> Iterator[str]:
             return
         if one.finished and other.finished and _shown(one) != _shown(other):
             yield f"trial {one.number} is {_shown(one)}, and {_shown(other)} without cuts"
+
+
+def _raced(cut: Story, uncut: Story) -> Iterator[str]:
+    """A final race that was not made where trials were scored, or was won by another trial though all trials are the
+    same."""
+    for story in (cut, uncut):
+        scored = [record for record in story.closed.trials if record.user_attrs.get("score")]
+        if bool(story.last_race and story.last_race.winner is not None) != bool(scored):
+            yield f"of {len(scored)} scored trials, none won the final race: {story.last_race}"
+    alike = list(map(_shown, cut.closed.trials)) == list(map(_shown, uncut.closed.trials))
+    if alike and cut.last_race != uncut.last_race:
+        yield f"{cut.last_race}, and {uncut.last_race} without cuts"
 
 
 def same(cut: Story, uncut: Story) -> int:

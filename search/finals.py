@@ -98,7 +98,7 @@ def run(finalists: Sequence[Finalist], stages: Sequence[int], prompts: int) -> R
     racing, asked = len(going), 0
 
     def race(turn: Turn | None) -> Race:
-        winner = None if turn or not going else max(going, key=lambda one: _total(one, asked)).trial
+        winner = None if turn or not going else max(going, key=lambda one: _followed(one, asked)).trial
         return Race(tuple(runners.values()), prompts, asked, turn, winner)
 
     for end in stages:
@@ -115,14 +115,14 @@ def run(finalists: Sequence[Finalist], stages: Sequence[int], prompts: int) -> R
     return race(None)
 
 
-def _total(one: Finalist, asked: int) -> tuple[float, float, int]:
-    """What decides between those that nothing told apart: prompts followed of the reference set and the fresh ones.
+def _followed(one: Finalist, asked: int) -> tuple[int, float, int]:
+    """What decides between those that nothing told apart: the fresh prompts followed; of equals, the score that they
+    were picked for, then the older trial.
 
-    All have been asked the same, so that the sum is what the posterior mean of each goes by, whoever was picked for the
-    first part of it. Of equals, the one that is better on the fresh ones, then the older trial.
+    To count both sets of prompts was no better on replayed nights (docs/search.md): among those that were picked for
+    the first one, it tells little, and the second alone is what their scores are told on.
     """
-    fresh = sum(one.fresh[:asked])
-    return round(one.score.value * one.score.n) + fresh, fresh, -one.trial
+    return sum(one.fresh[:asked]), one.score.value, -one.trial
 
 
 def _ahead(one: Finalist, going: Sequence[Finalist], test: Test, asked: int) -> int | None:

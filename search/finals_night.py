@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
-from search import finals_record, notes
+from search import finals_record, notes, ranking
 from search.attempt import Show
 from search.budget import Ending
 from search.config import StudyConfig
@@ -14,6 +15,7 @@ from search.finals import Race, Turn
 from search.study import Study
 from search.survey import Survey
 from search.workbench import Task, Workbench
+from storage.records import TrialRecord
 from train.planning.plan import Plan
 from train.recipe import Recipe
 from train.rundir import RunDir, write_json
@@ -45,11 +47,16 @@ class FinalRace:
             return str(race)
         return finals_record.nothing_to_ask(self.config, len(self.survey.search_half))
 
+    @cached_property
+    def best(self) -> list[TrialRecord]:
+        """Those that race, the best one first. Nobody joins them while they do."""
+        found = ranking.ranked(self.config, self.study.records())
+        return [each.record for each in found[: self.config.study.finalists]]
+
     def _keep(self) -> Race | None:
-        runs, records = self.folder / "runs", self.study.records()
-        race = finals_record.race(self.config, runs, records, len(self.survey.search_half))
+        race = finals_record.race(self.config, self.folder / "runs", self.best, len(self.survey.search_half))
         if race:
-            finals_record.keep(self.folder, race)
+            finals_record.keep(self.folder, race, self.study.records())
             self.study.note(notes.of_race(race))
         return race
 

@@ -30,7 +30,7 @@ FILE = "race.json"
 NAMED = "fresh-"  # how the names of turns' runs begin
 RECENT = 20  # scored trials that show what a prompt takes
 MARGIN = 1.25  # how much longer an answer may take than it did on average and still be paid for
-TURN_S = 1.0  # of a process, beside the answers: loading an adapter, settling
+TURN_S = 0.5  # of a process, beside the answers: loading an adapter, settling
 
 
 def turn_run(runs: Path, turn: Turn) -> RunDir:
@@ -43,10 +43,9 @@ def trial_of(name: str) -> int | None:
     return int(name.removeprefix(NAMED).split("-")[0]) if name.startswith(NAMED) else None
 
 
-def race(config: StudyConfig, runs: Path, records: Sequence[TrialRecord], search_half: int) -> Race | None:
-    """How the race of the best trials stands; None where there is none to be: nobody to race, or nothing to ask."""
+def race(config: StudyConfig, runs: Path, best: Sequence[TrialRecord], search_half: int) -> Race | None:
+    """How the race of these trials stands; None where there is none to be: nobody to race, or nothing to ask."""
     fresh = search_half - config.objective.subset
-    best = whole(records)[: config.study.finalists]
     if not best or not fresh:
         return None
     ends = stages(fresh, config.objective.batch_size)
@@ -73,21 +72,19 @@ def result(run: RunDir) -> Json | None:
     return found if found and found["outcome"] in ("completed", "failed") else None
 
 
-def keep(folder: Path, race: Race) -> None:
-    """Leave the race for others to read."""
-    told = _written().dump_python(race, mode="json")
+def keep(folder: Path, race: Race, records: Sequence[TrialRecord]) -> None:
+    """Leave the race between the best of these trials for others to read."""
+    told = {"scored": len(whole(records)), "race": _written().dump_python(race, mode="json")}
     if read_json(folder / FILE) != told:
         write_json(folder / FILE, told)
 
 
 def kept(folder: Path, records: Sequence[TrialRecord]) -> Race | None:
-    """What `keep` left, if it is the race of those that are the best trials by now."""
+    """What `keep` left, unless trials have been scored since, which might have raced, too."""
     told = read_json(folder / FILE)
-    if told is None:
+    if told is None or told["scored"] != len(whole(records)):
         return None
-    race = _written().validate_python(told)
-    best = [record.number for record in whole(records)[: len(race.runners)]]
-    return race if [one.trial for one in race.runners] == best else None
+    return _written().validate_python(told["race"])
 
 
 @functools.cache
@@ -113,14 +110,15 @@ def won(folder: Path, records: Sequence[TrialRecord]) -> Json | None:
 
 
 def nothing_to_ask(config: StudyConfig, search_half: int) -> str:
-    """Why a study that wants a race cannot have one, or an empty string."""
-    if not config.study.finalists or search_half > config.objective.subset:
+    """Why a study that wants a race cannot have one, or an empty string. `search_half` 0: not known."""
+    if not config.study.finalists or not search_half or search_half > config.objective.subset:
         return ""
     return f"no final race: subset is all of the search half, {search_half} prompts, so that none of them is fresh"
 
 
-def needed_s(config: StudyConfig, runs: Path, records: Sequence[TrialRecord], search_half: int) -> float:
-    """GPU-seconds that have to be left for the race once another trial has ended: all finalists, asked everything."""
+def needed_s(config: StudyConfig, runs: Path, records: Sequence[TrialRecord], search_half: int, load_s: float) -> float:
+    """GPU-seconds that have to be left for the race once another trial has ended: all finalists, asked everything.
+    `load_s` of them go to loading the base model."""
     scored = whole(records)
     fresh = search_half - config.objective.subset
     if not scored or not config.study.finalists or not fresh:
@@ -131,8 +129,13 @@ def needed_s(config: StudyConfig, runs: Path, records: Sequence[TrialRecord], se
         return 0.0
     turns = len(stages(fresh, config.objective.batch_size))
     each_s = fresh * MARGIN * statistics.fmean(prompt_s) + turns * TURN_S
-    load_s = (read_json(RunDir(runs / "base").result) or {}).get("seconds", {}).get("load", 0.0)
-    return float(math.ceil(min(config.study.finalists, len(scored) + 1) * each_s + load_s + START_RESERVE_S))
+    count = min(config.study.finalists, len(scored) + 1)
+    return float(math.ceil(count * each_s + load_s + START_RESERVE_S))
+
+
+def load_s(runs: Path) -> float:
+    """Seconds that a process took to load the base model, when that was scored."""
+    return float((read_json(RunDir(runs / "base").result) or {}).get("seconds", {}).get("load", 0.0))
 
 
 def _prompt_s(run: RunDir) -> float | None:

@@ -26,7 +26,7 @@ FILE = "costs.json"
 ENOUGH = 5  # ended trials from which their own seconds count, and a final value is told
 RECENT = 20  # trials that show how good the next ones will be
 RECENT_COSTS = 40  # trials that show what the next ones will cost: fewer foretell worse, on replayed nights
-DRIFT = 1 / 3  # of the costs' spread: how far the next trials' mean lies from that of those; the search moves on
+DRIFT = 0.45  # of the costs' spread: how far the next trials' mean lies from that of those; the search moves on
 SHARED = 0.5  # of a score's variance that all trials have in common, since they answer the same prompts
 SMOOTH = (
     0.75  # of the scores' spread: how far the next ones lie from those seen; chosen on a landscape of random recipes
@@ -172,12 +172,14 @@ def of_study(
     unspent_s: float,
     deadline_s: float | None = None,
     running_s: float = 0.0,
+    load_s: float = 0.0,
 ) -> Forecast | None:
     """What to expect of a study whose ended trials took `costs_s`, pruned ones included, oldest first.
 
     `wanted` trials are still to come. Until ENOUGH have ended, their number goes by what is `planned`; None where
-    nothing is.
+    nothing is. `load_s` go to loading the base model first.
     """
+    unspent_s, deadline_s = unspent_s - load_s, None if deadline_s is None else deadline_s - load_s
     typical = Typical.of(costs_s) if len(costs_s) >= ENOUGH else planned
     if typical is None or wanted <= 0:
         return None
@@ -188,16 +190,23 @@ def of_study(
     return Forecast(count, tonight, final(scored, all_count.trials, min(1.0, share)))
 
 
-def keep(folder: Path, typical: Typical | None, kept_s: float) -> None:
-    """Leave for `status` what the plan, as corrected so far, says of a trial (None: what was left before), and the
-    seconds of the budget that no trial gets."""
-    before = read_json(folder / FILE)
-    trial = asdict(typical) if typical else (before or {}).get("trial")
-    if before != (told := {"trial": trial, "kept_s": kept_s}):
+@dataclass(frozen=True)
+class Expected:
+    """What is known beside the trials that ended: what the plan, as corrected so far, says of one; the seconds of the
+    budget that no trial gets; and those that the loading of the base model will take, where it is not loaded yet."""
+
+    trial: Typical | None = None
+    kept_s: float = 0.0
+    load_s: float = 0.0
+
+
+def keep(folder: Path, expected: Expected) -> None:
+    """Leave it for `status`."""
+    if read_json(folder / FILE) != (told := asdict(expected)):
         write_json(folder / FILE, told)
 
 
-def kept(folder: Path) -> tuple[Typical | None, float]:
+def kept(folder: Path) -> Expected:
     """What `keep` left."""
-    found = read_json(folder / FILE) or {"trial": None, "kept_s": 0.0}
-    return Typical(**found["trial"]) if found["trial"] else None, found["kept_s"]
+    found = read_json(folder / FILE) or {"trial": None}
+    return Expected(**{**found, "trial": Typical(**found["trial"]) if found["trial"] else None})

@@ -70,9 +70,11 @@ def _searched(records: Records, recipe: Recipe) -> Iterator[Block]:
 
 def _frozen(frozen: Json) -> Iterator[Block]:
     origin = frozen["origin"]
+    race = origin.get("race")
     yield Paragraph(
         f"Frozen from trial {origin.get('trial')}, which scored ",
         str(Measure(**origin["score"])) if origin.get("score") else "nothing that was recorded",
+        f" ({race['said']})" if race else "",
         ". Its digest is ",
         Mono(frozen["recipe_sha256"]),
         ".",

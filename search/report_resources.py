@@ -26,6 +26,7 @@ CAUSES = {
     "probe": "the probe at rungs",
     "save": "checkpoints and adapters",
     "score": "answering prompts, judging the answers",
+    "race": "the final race, on fresh prompts",
     "overhead": "all else: starting, settling, waiting",
     "lost": "paid for and lost in kills",
     "running": "attempts that are open",
@@ -195,7 +196,7 @@ def _by_end(records: Records) -> Table:
         for state, trials in sorted(by_state.items())
     ]
     others = records.study.spent_s - sum(t.gpu_seconds for t in records.study.trials)
-    rows.append(("no trial: the base model", "", text.duration(max(0.0, others))))
+    rows.append(("no trial: the base model, the final race", "", text.duration(max(0.0, others))))
     return Table(("how the trial ended", "trials", "charged"), rows, "lrr")
 
 

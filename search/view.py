@@ -163,15 +163,16 @@ def _forecast(
 ) -> Forecast | None:
     ended = [trial for trial in trials if trial.state in ENDED]
     scores = [t.score for t in ended if t.score is not None and t.state == "complete"]
-    planned, kept_s = kept(folder)
+    expected = kept(folder)
     return of_study(
         [trial.gpu_seconds for trial in ended],
-        planned,
+        expected.trial,
         [Scored(score.value, score.standard_error) for score in scores],
         wanted=facts.trials_wanted - len(ended),
-        unspent_s=max(0.0, facts.budget_s - spent_s - kept_s),
+        unspent_s=max(0.0, facts.budget_s - spent_s - expected.kept_s),
         deadline_s=deadline_s,
         running_s=sum(t.gpu_seconds for t in trials if t.state in ("running", "interrupted")),
+        load_s=expected.load_s,
     )
 
 

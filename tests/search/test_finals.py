@@ -48,12 +48,12 @@ def test_one_that_is_clearly_behind_is_out_and_the_last_one_left_wins_at_once() 
     assert str(told) == "trial 1 won the final race of 3: 1.000 ± 0.000 on 10 fresh prompts"
 
 
-def test_between_those_that_nothing_tells_apart_both_sets_of_prompts_decide() -> None:
+def test_between_those_that_nothing_tells_apart_the_fresh_prompts_decide() -> None:
     better, luckier = [n % 2 == 0 for n in range(40)], [n % 2 == 0 for n in range(38)] + [True, True]
-    told = race(finalist(5, 50, better), finalist(7, 48, luckier))
-    assert (told.winner, told.asked) == (5, 40)  # 50 + 20 against 48 + 21
-    assert race(finalist(5, 50, better), finalist(7, 50, luckier)).winner == 7
-    assert race(finalist(5, 50, better), finalist(7, 49, luckier)).winner == 7  # of equals, by the fresh ones
+    told = race(finalist(5, 60, better), finalist(7, 48, luckier))
+    assert (told.winner, told.asked) == (7, 40)
+    assert [each.out for each in told.runners] == ["", ""]
+    assert race(finalist(5, 50, better), finalist(4, 51, better)).winner == 4  # of equals, by what they were picked for
     assert race(finalist(5, 50, better), finalist(4, 50, better)).winner == 4  # else the older
 
 

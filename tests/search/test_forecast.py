@@ -10,7 +10,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from search.forecast import ENOUGH, Count, Final, Forecast, Scored, Typical, final, fitting, keep, kept, of_study
+from search.forecast import (
+    ENOUGH,
+    Count,
+    Expected,
+    Final,
+    Forecast,
+    Scored,
+    Typical,
+    final,
+    fitting,
+    keep,
+    kept,
+    of_study,
+)
 
 COSTS = st.lists(st.floats(1.0, 500.0), min_size=1, max_size=30)
 SECONDS = st.floats(0.0, 1e5)
@@ -85,15 +98,14 @@ def test_the_final_value_is_near_what_random_trials_give() -> None:
 
 
 def test_few_trials_have_a_count_by_the_plan_and_no_final_value(tmp_path: Path) -> None:
-    keep(tmp_path, Typical(100.0, 0.2, 0.1), 12.0)
-    keep(tmp_path, None, 15.0)  # what trials are planned to cost stays
-    planned, kept_s = kept(tmp_path)
-    assert kept_s == 15.0
+    planned = Typical(100.0, 0.2, 0.1)
+    keep(tmp_path, Expected(planned, kept_s=15.0))
+    assert kept(tmp_path) == Expected(planned, kept_s=15.0)
     early = of_study([300.0] * 2, planned, scored([0.4, 0.5]), wanted=20, unspent_s=1050.0)
     assert early is not None
     assert early.count.trials == 10
     assert early.final is None
-    assert kept(tmp_path / "nowhere") == (None, 0.0)
+    assert kept(tmp_path / "nowhere") == Expected()
     assert of_study([], None, [], wanted=20, unspent_s=1000.0) is None
     late = of_study([300.0] * 6, planned, scored([0.4, 0.5, 0.3, 0.2, 0.45, 0.1]), wanted=20, unspent_s=1050.0)
     assert late is not None
@@ -112,6 +124,14 @@ def test_tonight_is_the_deadline_where_it_comes_before_the_budgets_end() -> None
     assert (told(9000.0).tonight, told(9000.0).count.trials) == (False, 20)
     assert told(None).count.trials == 20
     assert told(-5.0).count.trials == 0
+
+
+def test_what_the_loading_of_the_base_model_takes_is_no_trials() -> None:
+    for load_s, tonight, later in ((0.0, 6, 20), (100.0, 5, 19)):
+        for deadline_s, count in ((650.0, tonight), (None, later)):
+            made = of_study([100.0] * 6, None, [], wanted=40, unspent_s=2050.0, deadline_s=deadline_s, load_s=load_s)
+            assert made is not None
+            assert made.count.trials == count
 
 
 @pytest.mark.parametrize(

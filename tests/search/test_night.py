@@ -6,38 +6,23 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import tiny
+from night_kit import Interrupt, ledger, started, training, wait_for, work, worker_pid
 
 from objectives import ifeval, subset
-from search import config, loop, view
+from search import view
 from search.errors import StudyBusy, StudyChanged
 from search.launcher import end_orphan
-from storage import db
-from storage.ledger import Ledger
 from train.rundir import RunDir, read_json
 
 
 @pytest.fixture(scope="module")
 def study_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.write_study(tmp_path_factory.mktemp("tiny"))
-
-
-def work(study_file: Path, folder: Path, observe: Callable[[view.StudyView], None] = lambda _: None, **values) -> str:
-    loaded = config.load(study_file)
-    arguments = {"deadline": None, "until": None, "budget_s": 3600 * loaded.study.budget_hours, **values}
-    return loop.run(loaded, folder, observe=observe, **arguments)
-
-
-def ledger(folder: Path) -> Ledger:
-    return Ledger(db.read_only_engine(folder / "study.db"))
 
 
 WATCHED = """
@@ -126,22 +111,6 @@ def test_a_study_runs_to_its_end_and_says_what_it_did(study_file: Path, tmp_path
     assert "2e-1" not in (folder / "study.toml").read_text()
 
 
-class Interrupt:
-    """Calls `act` once, as soon as `when` holds of what the observer sees."""
-
-    def __init__(self, when: Callable[[view.StudyView], bool], act: Callable[[view.StudyView], None]) -> None:
-        self._when, self._act, self.done = when, act, False
-
-    def __call__(self, study: view.StudyView) -> None:
-        if not self.done and self._when(study):
-            self.done = True
-            self._act(study)
-
-
-def training(study: view.StudyView) -> bool:
-    return study.activity is not None and study.activity.trial is not None and study.activity.phase == "train"
-
-
 def adapter_bytes(folder: Path, number: int) -> bytes:
     return (folder / "runs" / f"{number:03d}" / "adapter" / "adapter_model.safetensors").read_bytes()
 
@@ -185,12 +154,6 @@ def test_an_interrupted_trial_goes_on_and_gives_the_same_weights(
     assert [t.number for t in view.read(folder).trials] == [0]
     assert view.read(folder).trials[0].attempts >= 2
     assert adapter_bytes(folder, 0) == uninterrupted
-
-
-def worker_pid(study: view.StudyView) -> int:
-    order = read_json(study.folder / "runs" / "assignment.json")
-    assert order is not None
-    return int(order["pid"])
 
 
 @pytest.fixture(scope="module")
@@ -251,30 +214,3 @@ def test_the_deadline_stops_the_trial_and_keeps_it(endless_study: Path, tmp_path
     states = [t.state for t in view.read(folder).trials]  # as far as it came; a prior that is too dear waits
     assert set(states) <= {"waiting", "interrupted"}
     assert states.count("interrupted") <= 1
-
-
-class started:
-    """`nightshift start` as a process of its own, ended with its worker if it is still there."""
-
-    def __init__(self, study_file: Path, home: Path) -> None:
-        code = (
-            "import sys, pathlib; from search import config, loop; c = config.load(pathlib.Path(sys.argv[1])); "
-            "loop.run(c, pathlib.Path(sys.argv[2]), deadline=None, until=None, budget_s=3600, observe=lambda v: None)"
-        )
-        arguments = [sys.executable, "-c", code, str(study_file), str(home / "tiny")]
-        self.process = subprocess.Popen(arguments, start_new_session=True)
-
-    def __enter__(self) -> subprocess.Popen[bytes]:
-        return self.process
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
-    give_up = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < give_up, "waited in vain"
-        threading.Event().wait(0.05)

@@ -15,6 +15,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from objectives.score import Measure
+from search.finals import Race, Runner, Turn
 from search.forecast import Count, Final, Forecast
 from search.progress import ROWS, activity, changes, duration, figure, render
 from search.view import Activity, StudyView, TrialView
@@ -106,6 +107,37 @@ def test_a_trial_that_was_ended_as_behind_shows_its_estimate_and_is_never_the_be
     assert "best 0.400 ± 0.056 (trial 0)" in shown(view)
     (line,) = changes(study(trial(0, value=0.4), trial(1, "running")), view)[-1:]
     assert line == "trial 1 complete, ≈ 0.41, behind 0 after 24; 2 of 24 trials, 2m 05s of 1h 00m GPU time"
+
+
+def race(asked: int, winner: int | None = None, **out: str) -> Race:
+    """Of trials 1 and 0."""
+    runners = (Runner(1, measure(0.75), measure(0.7)), Runner(0, measure(0.7), measure(0.725), **out))
+    return Race(runners, 80, asked, Turn(1, asked, asked + 20) if winner is None else None, winner)
+
+
+def test_the_final_race_is_told_from_its_beginning_to_its_winner() -> None:
+    trials = trial(0, value=0.7), trial(1, value=0.75)
+    before, begun = study(*trials), study(*trials, race=race(0), activity=Activity(1, "score", 0, 0, None, race=True))
+    assert changes(before, begun) == ["final race: the best 2 trials, 1, 0, race on up to 80 fresh prompts"]
+    text = shown(begun)
+    assert "best 0.750 ± 0.056 (trial 1)" in text
+    assert "The final race of 2 is not over: 0 of 80 fresh prompts asked" in text
+    assert "now: final race, trial 1, answering the prompts" in text
+    assert changes(begun, dataclasses.replace(begun, race=race(20))) == []
+
+    won = dataclasses.replace(begun, race=race(80, winner=0), activity=None)
+    assert changes(begun, won) == ["trial 0 won the final race of 2: 0.725 ± 0.056 on 64 fresh prompts"]
+    assert "best 0.700 ± 0.056 (trial 0)" in shown(won)
+    assert "Trial 0 won the final race of 2: 0.725 ± 0.056 on 64 fresh prompts" in shown(won)
+    (line,) = (line for line in shown(won).splitlines() if line.startswith("*"))
+    assert line.split()[0] == "*0"
+    assert changes(won, won) == []
+
+    behind = dataclasses.replace(begun, race=race(40, winner=1, out="behind trial 1 after 40 prompts"))
+    assert changes(begun, behind) == [
+        "final race: trial 0 is out, behind trial 1 after 40 prompts",
+        "trial 1 won the final race of 2: 0.700 ± 0.056 on 64 fresh prompts",
+    ]
 
 
 def test_the_best_stays_in_sight_when_it_is_old() -> None:
