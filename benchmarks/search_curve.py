@@ -86,13 +86,12 @@ def first(at: Array, curves: Array, regrets: Array) -> Array:
     return np.where(low.any(axis=1), at[low.argmax(axis=1)], np.inf)
 
 
-def ratio(one: Curve, other: Curve, random: Curve) -> tuple[float, float, float]:
-    """The GPU-seconds to random search's last regret, of one by those of the other, with the interval of the ratio."""
-    target = random.means[:, -1]
-    both = [first(curve.at, curve.means, target) for curve in (one, other)]
+def ratio(one: Curve, other: Curve, whose: Curve) -> tuple[float, float, float]:
+    """The GPU-seconds to the last regret of `whose`, of one by those of the other, with the interval of the ratio."""
+    both = [first(curve.at, curve.means, whose.means[:, -1]) for curve in (one, other)]
     with np.errstate(invalid="ignore"):
         spread = np.nan_to_num(both[0] / both[1], nan=np.inf, posinf=np.inf)
-    last = float(random.mean[-1])
+    last = float(whose.mean[-1])
     return (_divided(one.reaches(last), other.reaches(last)), *interval(spread))
 
 
@@ -140,30 +139,34 @@ def best_peer(found: dict[str, Curve]) -> Curve:
 def figures_of(world: World, found: dict[str, Curve], *, priors: bool) -> list[Figure]:
     """What was to reach on this landscape, in one form."""
     random, ours, peer = found[RANDOM], found[OURS], best_peer(found)
-    last, name = float(random.mean[-1]), f"{world.landscape.name} {'with' if priors else 'without'} priors"
-    made = []
-    for other, share in ((random, OF_RANDOM), (peer, OF_BEST_PEER)):
-        whose, (measured, low, high) = NAMES[other.method][0], ratio(ours, other, random)
-        made.append(
-            Figure(
-                f"{name}: GPU-seconds to random search's last regret {last:.4f}, against {whose}",
-                f"{ours.reaches(last):.0f} s, {measured:.2f} of the peer's ({low:.2f} to {high:.2f})",
-                f"{other.reaches(last):.0f} s",
-                f"at most {share:.2f}",
-                measured <= share,
-            )
-        )
+    form = f"{world.landscape.name} {'with' if priors else 'without'} priors"
     lowest = min((curve for method, curve in found.items() if method != OURS), key=lambda curve: curve.mean[-1])
-    made.append(
-        Figure(
-            f"{name}: regret at the end, against {NAMES[lowest.method][0]}",
-            ours.final,
-            lowest.final,
-            "no higher",
-            bool(ours.mean[-1] <= lowest.mean[-1]),
-        )
+    end = Figure(
+        f"{form}: regret at the end, against {NAMES[lowest.method][0]}",
+        ours.final,
+        lowest.final,
+        "no higher",
+        bool(ours.mean[-1] <= lowest.mean[-1]),
     )
-    return made
+    return [
+        _seconds(form, ours, random, random, OF_RANDOM),
+        _seconds(form, ours, peer, random, OF_BEST_PEER),
+        _seconds(form, ours, lowest, lowest, OF_BEST_PEER),
+        end,
+    ]
+
+
+def _seconds(form: str, ours: Curve, peer: Curve, whose: Curve, share: float) -> Figure:
+    """GPU-seconds to the last regret of `whose`, against the peer."""
+    last, (measured, low, high) = float(whose.mean[-1]), ratio(ours, peer, whose)
+    until, against = (NAMES[curve.method][0] for curve in (whose, peer))
+    return Figure(
+        f"{form}: GPU-seconds to the last regret of {until}, {last:.4f}, against {against}",
+        f"{ours.reaches(last):.0f} s, {measured:.2f} of the peer's ({low:.2f} to {high:.2f})",
+        f"{peer.reaches(last):.0f} s",
+        f"at most {share:.2f}",
+        measured <= share,
+    )
 
 
 def table_of(found: dict[str, Curve], *, priors: bool) -> str:
@@ -184,30 +187,33 @@ def table_of(found: dict[str, Curve], *, priors: bool) -> str:
 
 
 def picture(worlds: Sequence[World], path: Path) -> None:
-    """One panel a landscape: mean regret, hand-picked recipes first for all, and the 95 % intervals of the means."""
+    """One panel a landscape and form: mean regret, and the 95 % intervals of the means."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    drawing, axes = plt.subplots(1, len(worlds), figsize=(5.2 * len(worlds), 4.6), squeeze=False, layout="constrained")
-    for axis, world in zip(axes[0], worlds, strict=True):
-        _panel(axis, world)
-    axes[0][0].set_ylabel("regret (share of prompts followed)")
+    size = (5.2 * len(worlds), 8.4)
+    drawing, axes = plt.subplots(2, len(worlds), figsize=size, squeeze=False, layout="constrained")
+    for row, priors in zip(axes, (True, False), strict=True):
+        for axis, world in zip(row, worlds, strict=True):
+            _panel(axis, world, priors=priors)
+        row[0].set_ylabel("regret (share of prompts followed)")
     drawing.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
-    drawing.savefig(path, dpi=110)
+    drawing.savefig(path, dpi=90)
     plt.close(drawing)
 
 
-def _panel(axis: Any, world: World) -> None:
-    found = curves(world, priors=True)
+def _panel(axis: Any, world: World, *, priors: bool) -> None:
+    found = curves(world, priors=priors)
     shown = max((float(np.quantile(curve.regrets[:, -1], 0.95)) for curve in found.values()), default=1.0)
     for method, curve in found.items():
         name, colour, line = NAMES[method]
         low, high = np.quantile(curve.means, (0.025, 0.975), axis=0)
         axis.fill_between(curve.at, low, high, color=colour, alpha=0.12, linewidth=0)
         axis.plot(curve.at, curve.mean, line, color=colour, linewidth=2.6 if method == OURS else 1.5, label=name)
-    axis.set(title=world.landscape.name, xlabel="GPU-seconds", xscale="log", ylim=(0, 1.5 * shown))
+    title = f"{world.landscape.name}: hand-picked recipes {'first for all' if priors else 'kept from all'}"
+    axis.set(title=title, xlabel="GPU-seconds", xscale="log", ylim=(0, 1.5 * shown))
     axis.set_xlim(world.budget_s / 40, world.budget_s)
     ticks = [world.budget_s / 2**power for power in range(6)]
     axis.set_xticks(ticks, [f"{tick:.0f}" for tick in ticks])
