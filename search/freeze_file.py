@@ -11,13 +11,14 @@ import ast
 import json
 import re
 import shlex
+import sys
 from functools import cache
 from pathlib import Path
 
 from search.errors import FreezeDiffers
 from train.lock import CLOSE, OPEN, code_digest
 from train.recipe import digest_of
-from train.rundir import Json
+from train.rundir import Json, write_atomic
 
 FILE = "final_run.py"
 TEMPLATE = Path(__file__).with_name("templates") / FILE
@@ -68,6 +69,25 @@ def edited(path: Path) -> bool:
         return True
 
 
+def renewed(text: str) -> str:
+    """The text of a final_run.py with the template's code; its own words and what it holds stay.
+
+    For the file at the top of the repository: `python -m search.freeze_file final_run.py`, where the template changed.
+    """
+    head, tail = _around(TEMPLATE.read_text(encoding="utf-8"))
+    head = _words(text) + head.removeprefix(_words(head))
+    frozen = json.loads(_dissect(text)[1])
+    frozen["code_sha256"] = code_digest(f"{head}{OPEN}{CLOSE}{tail}")
+    frozen["sha256"] = digest_of(frozen)
+    return f"{head}{OPEN}{literal(frozen)}{CLOSE}{tail}"
+
+
+def _words(text: str) -> str:
+    """The docstring, with its quotes."""
+    first = ast.parse(text.partition(OPEN)[0]).body[0]
+    return "".join(text.splitlines(keepends=True)[: first.end_lineno])
+
+
 def command(path: Path) -> str:
     """The command that writes the file at `path`, quoted for a message."""
     return f"`{shlex.join(['nightshift', 'freeze', str(path.parent)])}`"
@@ -102,3 +122,8 @@ def _dissect(source: str | bytes) -> tuple[str, str]:
                 place.value = ""
                 return ast.dump(tree), value
     raise ValueError("it has no FROZEN = json.loads(...)")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        write_atomic(Path(name), renewed(Path(name).read_text(encoding="utf-8")))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from search import freeze_file
 from search.errors import FreezeDiffers
 from train.lock import CLOSE, OPEN, code_digest
-from train.recipe import Recipe
+from train.recipe import Recipe, digest_of
 
 NASTY = st.sampled_from(
     [
@@ -62,6 +62,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
     max_leaves=12,
 )
+DEFAULT = Path(__file__).parents[2] / "final_run.py"
 TEMPLATE = freeze_file.TEMPLATE.read_text(encoding="utf-8")
 
 
@@ -154,5 +155,17 @@ def test_a_file_of_any_content_gives_no_traceback(
 
 
 def test_the_file_at_the_top_of_the_repository_has_the_template_s_code() -> None:
-    held = freeze_file.constant(Path(__file__).parents[2] / "final_run.py")
+    held = freeze_file.constant(DEFAULT)
     assert held["recipe"]["base"]["model"] == "Qwen/Qwen2.5-7B"
+    text = DEFAULT.read_text(encoding="utf-8")
+    assert freeze_file.renewed(text) == text, "`python -m search.freeze_file final_run.py` renews it"
+
+
+def test_a_renewed_file_keeps_its_words_and_what_it_holds() -> None:
+    old = '"""Words."""\n\nimport os\n\n' + OPEN + freeze_file.literal({"objective": {}, "hours": 3}) + CLOSE + "\n"
+    text = freeze_file.renewed(old)
+    assert text.startswith('"""Words."""\n\nfrom __future__ import annotations\n')
+    code, value = without_constant(text)
+    assert code == CODE.replace(repr(ast.get_docstring(ast.parse(TEMPLATE), clean=False)), "'Words.'")
+    held = json.loads(value)
+    assert held == {"objective": {}, "hours": 3, "code_sha256": code_digest(text), "sha256": digest_of(held)}
