@@ -23,7 +23,7 @@ from search import freeze
 from train import final, interrupts, lock
 from train.decisions import FILE, Decisions
 from train.recipe import Recipe, digest_of
-from train.rundir import RunDir, read_json
+from train.rundir import RunDir, read_json, write_json
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DEFAULT = REPOSITORY / "final_run.py"
@@ -193,10 +193,30 @@ def test_a_run_is_trained_scored_and_measured(done: Path) -> None:
     }
     assert result["base_scores"].keys() == result["scores"].keys()
     assert result["latency"]["runs"] == 10
+    merged = result["merged"]
+    assert (merged["weights"], merged["latency"]["runs"], merged["size"]["trainable_parameters"]) == ("float32", 10, 0)
+    assert merged["scores"].keys() == merged["agreement"]["scores"].keys() == result["scores"].keys()
+    assert merged["agreement"]["texts"]["n"] == 24
+    assert not (done / "final" / "merged").exists()
     assert result["size"]["trainable_parameters"] == result["trainable_parameters"]
     assert result["recipe_sha256"] == frozen_in(done / "final_run.py")["recipe_sha256"]
     assert result["versions"] == frozen_in(done / "final_run.py")["versions"]
     assert len(RunDir(done / "final").samples.read_text().splitlines()) == 24
+
+
+def test_a_merged_model_that_cannot_be_had_costs_nothing_but_itself(done: Path, tmp_path: Path) -> None:
+    """Once training and scores are there: with an adapter that cannot be merged any more, the run ends all the same."""
+    shutil.copytree(done, folder := tmp_path / "tiny")
+    run_dir = RunDir(folder / "final")
+    run_dir.result.unlink()
+    config = read_json(run_dir.adapter / "adapter_config.json")
+    write_json(run_dir.adapter / "adapter_config.json", {**(config or {}), "fan_in_fan_out": True})
+    code, out, error = run(folder)
+    assert code == 0, error
+    result = read_json(run_dir.result)
+    assert result is not None
+    assert "is no LoRA of a model's linear layers" in result["merged"]["left_out"]
+    assert "the merged model was not looked at: " in out
 
 
 def test_a_second_start_only_shows_the_result(done: Path) -> None:
@@ -320,6 +340,13 @@ def test_hours_below_the_minimum_are_refused_with_it(folder: Path) -> None:
     assert f"0.0001 hours are too few to load the model and make a few steps: it takes at least {least:.2g}" in refused(
         folder
     )
+
+
+def test_answers_that_do_not_fit_into_the_model_s_positions_are_refused_before_training(folder: Path) -> None:
+    edit(folder, '"max_new_tokens": 8', '"max_new_tokens": 250')
+    said = refused(folder)
+    assert "with 250 new ones that is more than the model's 256 positions: freeze again with max_new_tokens" in said
+    assert not (folder / "final").exists()
 
 
 def a_card(folder: Path, name: str, mib: int) -> str:
