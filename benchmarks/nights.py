@@ -177,16 +177,21 @@ def figures(lines: Sequence[Mapping[str, Any]]) -> list[Figure]:
             "all, until the budget is short of one",
             not any("without cuts" in sentence for sentence in wrong),
         ),
-        _of_races([each for told in lines for each in told["raced"] if each is not None]),
+        _of_races(*([told["raced"][n] for told in lines if told["raced"][n] is not None] for n in (0, 1))),
         *_of_forecasts("without cuts", [each for told in lines for each in told["forecasts"][1]]),
         *_of_forecasts("after cuts", [each for told in lines for each in told["forecasts"][0] if each["before"]]),
     ]
 
 
-def _of_races(decided: Sequence[bool]) -> Figure:
-    """How often the budget that was kept for the final race was enough for it."""
-    won = sum(decided)
-    return Figure("final races decided within the budget", f"{won} of {len(decided)}", "-", "all", won == len(decided))
+def _of_races(cut: Sequence[bool], uncut: Sequence[bool]) -> Figure:
+    """How often the budget that was kept for the final race was enough for it; each cut may cost it a lease."""
+    return Figure(
+        "final races decided within the budget",
+        f"{sum(uncut)} of {len(uncut)} without cuts, {sum(cut)} of {len(cut)} with them",
+        "-",
+        "all without cuts",
+        all(uncut),
+    )
 
 
 def _of_forecasts(where: str, told: Sequence[Mapping[str, float]]) -> Iterator[Figure]:

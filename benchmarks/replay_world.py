@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 from objectives.score import Prompt
 from search import home
@@ -68,5 +71,7 @@ def _base(folder: Path) -> None:
 def _tokenizer(folder: Path) -> None:
     settings: Mapping[str, Any] = {"eos_token": "<end>", "chat_template": "{{ messages }}"}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
-    vocabulary: Mapping[str, Any] = {"model": {"vocab": {"<end>": 0}}, "added_tokens": [{"id": 0, "content": "<end>"}]}
-    (folder / "tokenizer.json").write_text(json.dumps(vocabulary), encoding="utf-8")
+    words = Tokenizer(WordLevel({"<end>": 0}, unk_token="<end>"))
+    words.pre_tokenizer = Whitespace()
+    words.add_special_tokens(["<end>"])
+    words.save(str(folder / "tokenizer.json"))
