@@ -73,44 +73,70 @@ def train_within(recipe: Recipe, run: RunDir, device: str, limits: Limits, signa
     the held-out loss has turned; one that replays another one's decisions ends as that did, whatever its clock says.
     Raises Stopped, with a checkpoint saved where that was possible; RecipeError; Failed.
     """
+    if trained(run) is not None:
+        return _loaded(recipe, device)
+    needed_s, until = _needed_s(run), limits.until
+    if until and until.left_s <= needed_s + UNTIL_S:
+        raise Stopped(f"not begun, since it is nearly {until.time_of_day}", 0)
     decisions, clock = Decisions(run.path / FILE, recipe), _clock(run, limits)
-    if trained(run) is None and limits.until and limits.until.left_s <= _needed_s(run) + UNTIL_S:
-        raise Stopped(f"not begun, since it is nearly {limits.until.time_of_day}", 0)
-    over = not decisions.replayed and clock.left_s <= _needed_s(run)
-    with clock if trained(run) is None and not over else nullcontext():
-        with collector_paused():
-            from train import checkpoint, loop, model
-
-        base = model.load_base(recipe.base, recipe.threads, device)
-        if trained(run) is not None:
-            return base
-        if over and checkpoint.newest(run) is None:
-            raise Failed(f"the hours are used up, and {run.path} has no checkpoint; move it away and begin anew")
-        if not over and not decisions.replayed and clock.left_s <= 0:
+    over = not decisions.replayed and clock.left_s <= needed_s
+    with nullcontext() if over else clock:
+        base = _loaded(recipe, device)
+        if clock.left_s <= 0 and not over and not decisions.replayed:
             raise RecipeError(_too_few(clock.spent_s, limits.allowance_s))
         horizon = _horizon(recipe, run, limits, decisions, clock, over)
-        witness = Witness(run, horizon, clock, limits.allowance_s, signals, limits.until, show)
+        witness = Witness(run, horizon, clock, limits.allowance_s, signals, until, show)
         signals.patient = True
-        every_s = 60 * limits.checkpoint_minutes
-        try:
-            made = loop.train(
-                recipe, run, base, watch=witness, rungs=RUNGS, checkpoint_every_s=every_s, horizon=horizon
-            )
-        except loop.TrainingFailed as error:
-            raise Failed(str(error)) from error
-        except OSError as error:
-            where = error.filename or run.path
-            raise Failed(f"{where}: {error.strerror or error}; mend that, and start again: it goes on") from error
+        made = _made(recipe, run, base, witness, horizon, limits, over)
         signals.patient = False
         if made.outcome != "completed":
             raise witness.stopped()
-        model.drop_adapter(made.model)
     decisions.end(made.steps)
     write_json(run.path / "trained.json", _facts(made, horizon, clock.spent_s))
-    checkpoint.discard(run)
+    _discard(run)
     if signals.number:
         raise Stopped.by(signals.number)
     return base
+
+
+def _loaded(recipe: Recipe, device: str) -> LoadedBase:
+    with collector_paused():
+        from train import loop, model
+
+        assert loop  # its libraries are imported, too, while the collector rests
+    return model.load_base(recipe.base, recipe.threads, device)
+
+
+def _discard(run: RunDir) -> None:
+    from train import checkpoint
+
+    checkpoint.discard(run)
+
+
+def _made(
+    recipe: Recipe,
+    run: RunDir,
+    base: LoadedBase,
+    witness: Witness,
+    horizon: ByHours | Replayed,
+    limits: Limits,
+    over: bool,
+) -> Trained:
+    """Train, from the newest checkpoint on; the base is afterwards without the adapter."""
+    from train import checkpoint, loop, model
+
+    if over and checkpoint.newest(run) is None:
+        raise Failed(f"the hours are used up, and {run.path} has no checkpoint; move it away and begin anew")
+    every_s = 60 * limits.checkpoint_minutes
+    try:
+        made = loop.train(recipe, run, base, watch=witness, rungs=RUNGS, checkpoint_every_s=every_s, horizon=horizon)
+    except loop.TrainingFailed as error:
+        raise Failed(str(error)) from error
+    except OSError as error:
+        where = error.filename or run.path
+        raise Failed(f"{where}: {error.strerror or error}; mend that, and start again: it goes on") from error
+    model.drop_adapter(made.model)
+    return made
 
 
 def _clock(run: RunDir, limits: Limits) -> Clock:
