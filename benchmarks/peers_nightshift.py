@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from unittest.mock import patch
 
+import numpy as np
 import optuna
 from search_record import Params
 
+from search import policy
 from search.config import PrunerSection, StudyConfig
 from search.ranking import ranked
 from search.study import OpenTrial, Study, pruner
@@ -62,14 +66,34 @@ class Nightshift:
         self.study.fail(self.trial, "its loss is not finite")
 
 
-def _with(section: PrunerSection) -> Callable[..., Nightshift]:
+class Blank(Nightshift):
+    """The same, with nothing believed beforehand (search.beliefs): what the prior mean is worth."""
+
+    def suggest(self) -> Params:
+        """The next trial's parameters."""
+        with _nothing_believed():
+            return super().suggest()
+
+    def expected(self) -> list[float]:
+        """What each complete trial is worth."""
+        with _nothing_believed():
+            return super().expected()
+
+
+def _nothing_believed() -> AbstractContextManager[object]:
+    return patch.object(policy, "prior_mean", lambda _, places: np.zeros(len(places)))
+
+
+def _with(section: PrunerSection, kind: type[Nightshift] = Nightshift) -> Callable[..., Nightshift]:
     def made(config: StudyConfig, seed: int, *, priors: bool) -> Nightshift:
-        return Nightshift(config, section, seed, priors=priors)
+        return kind(config, section, seed, priors=priors)
 
     return made
 
 
+PRESET = PrunerSection(kind="percentile", percentile=70.0, startup_trials=6)
 never = _with(PrunerSection(kind="none"))
-percentile = _with(PrunerSection(kind="percentile", percentile=70.0, startup_trials=6))
+percentile = _with(PRESET)
+blank = _with(PRESET, Blank)
 hopeless = _with(PrunerSection(kind="percentile", percentile=90.0, startup_trials=6))
 median = _with(PrunerSection(kind="median"))

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from search_record import OURS, Kept, Trace, World
+from search_record import BLANK, OURS, Kept, Trace, World
 from table import DOCS, Figure, publish
 
 RANDOM = "random"
 NAMES = {  # how a method is called, its colour (Okabe and Ito's, told apart by the colour-blind, too), and its line
     OURS: ("Nightshift", "#000000", "-"),
+    BLANK: ("Nightshift, nothing believed", "#000000", ":"),
     RANDOM: ("random search", "#888888", "--"),
     "optuna-tpe-median": ("Optuna TPE, median", "#E69F00", "-"),
     "optuna-tpe-hyperband": ("Optuna TPE, Hyperband", "#56B4E9", "-"),
@@ -132,7 +133,7 @@ def same_nights(found: dict[str, Curve]) -> dict[str, Curve]:
 def best_peer(found: dict[str, Curve]) -> Curve:
     """The peer that is first at random search's last regret; the lower last regret decides between equals."""
     last = float(found[RANDOM].mean[-1])
-    peers = [curve for method, curve in found.items() if method not in (OURS, RANDOM)]
+    peers = [curve for method, curve in found.items() if method not in (OURS, BLANK, RANDOM)]
     return min(peers, key=lambda curve: (curve.reaches(last), curve.mean[-1]))
 
 
@@ -140,7 +141,9 @@ def figures_of(world: World, found: dict[str, Curve], *, priors: bool) -> list[F
     """What was to reach on this landscape, in one form."""
     random, ours, peer = found[RANDOM], found[OURS], best_peer(found)
     form = f"{world.landscape.name} {'with' if priors else 'without'} priors"
-    lowest = min((curve for method, curve in found.items() if method != OURS), key=lambda curve: curve.mean[-1])
+    lowest = min(
+        (curve for method, curve in found.items() if method not in (OURS, BLANK)), key=lambda curve: curve.mean[-1]
+    )
     end = Figure(
         f"{form}: regret at the end, against {NAMES[lowest.method][0]}",
         ours.final,

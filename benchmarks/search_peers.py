@@ -28,7 +28,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from search_record import OURS, RUNGS, Failed, Kept, Night, Over, Params, Trial, World
+from search_record import BLANK, OURS, RUNGS, Failed, Kept, Night, Over, Params, Trial, World
 
 SEEDS = 50
 CHOOSING = range(10_000, 10_012)  # seeds that set-ups are chosen on
@@ -93,6 +93,7 @@ FAMILIES: dict[str, dict[str, tuple[Setup, ...]]] = {
         OURS: _setups(
             "peers_nightshift", ("percentile", "bits"), ("never", "bits"), ("hopeless", "bits"), ("median", "bits")
         ),
+        BLANK: _setups("peers_nightshift", ("blank", "bits")),
     },
     "optuna": {
         "random": _setups("peers_optuna", ("random", "none")),

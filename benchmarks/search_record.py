@@ -31,6 +31,7 @@ PROMPTS = 64  # of the search half, that a peer's trials are compared on
 TRIALS = 40  # random recipes, in full: the budget of a night
 DRAWN = 400  # recipes that say what a random one costs
 OURS = "nightshift"
+BLANK = "nightshift-blank"  # ours without what it believes beforehand
 VERSION = 2  # of what is kept: rises when a night would go otherwise
 
 Params = dict[str, Value]
