@@ -3,9 +3,10 @@
 It is the field's knowledge, which every user has: adapters on all linear layers (Dettmers et al., QLoRA, 2023), LoRA's
 learning rate about ten times that of full fine-tuning and so in the upper part of what people search, small batches, a
 rank that is not too small (Schulman et al., LoRA Without Regret, 2025; Biderman et al., LoRA Learns Less and Forgets
-Less, 2024), little dropout, preference pairs after instructions (Lambert et al., Tulu 3, 2024). As in piBO (Hvarfner et
-al., 2022) it is weak on purpose: all of it together is about as much as recipes differ by one standard deviation, so
-that a handful of trials which say otherwise outweigh it. Nothing is believed of how much of a data set to take.
+Less, 2024), little dropout, preference pairs after instructions (Lambert et al., Tulu 3, 2024). As the priors of piBO
+(Hvarfner et al., 2022) it is weak: its standard deviation over recipes is a quarter of what recipes are assumed to
+differ by (search.surrogate.BETWEEN), so that a handful of trials which say otherwise outweigh it. Nothing is believed
+of high learning rates, nor of how much of a data set to take.
 """
 
 from __future__ import annotations
