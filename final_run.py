@@ -218,9 +218,9 @@ FROZEN = json.loads(r"""{
   "transformers": "5.23.0",
   "trl": "1.16.0"
  },
- "code_sha256": "3e1a2a3682cc656a6725c8156ce202115a2193d12be8699b8d212318a7499a60",
+ "code_sha256": "93071bb40c560932b6dff54b343e64760856dc9271555f250617decade48a5b6",
  "lock_sha256": null,
- "sha256": "590fd911451efed576d2eec9162532731f7ca0c1685f67eef3784b1ade2d795a"
+ "sha256": "cc6b0eaabccad4f632b09dcc86ec59e002183b2e09778d2d3acf04730da123c2"
 }""")  # noqa: E501, RUF100
 
 RUN = RunDir(Path(__file__).resolve().with_name("final"))
@@ -233,7 +233,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Train the frozen recipe, or go on with it, and score it.")
     parser.add_argument("--status", action="store_true", help="say how far the run is, and when it will end")
     parser.add_argument("--until", metavar="HH:MM", help="save, and end this start, before the clock shows that")
-    parser.add_argument("--replay", type=Path, metavar="HORIZON", help="end where the run of that horizon.jsonl did")
+    parser.add_argument("--replay", type=os.path.abspath, metavar="HORIZON", help="make the run of that horizon.jsonl again")
     parser.add_argument("--allow-other-versions", action="store_true", help="run with other packages than were frozen")
     parser.add_argument("--edited", action="store_true", help="run although this file or its lock was edited")
     asked = parser.parse_args()
@@ -304,7 +304,7 @@ def run(recipe: Recipe, prompts: Path, asked: argparse.Namespace, signals: inter
     for name, change in FROZEN["origin"].get("changes", {}).items():
         print(f"{name}: {change['from']:,} in the trial, {change['to']:,} here ({change['why']})")
     if asked.replay:
-        Decisions(RUN.path / FILE, recipe).take(asked.replay)
+        Decisions(RUN.path / FILE, recipe).take(Path(asked.replay))
     switch_off = until.Until.of(asked.until) if asked.until else None
     limits = final.Limits(FROZEN["hours"], FROZEN["longest"], FROZEN["checkpoint_minutes"], switch_off)
     base = final.train_within(recipe, RUN, FROZEN["device"], limits, signals, print)

@@ -345,7 +345,7 @@ def test_hours_below_the_minimum_are_refused_with_it(folder: Path) -> None:
 def test_answers_that_do_not_fit_into_the_model_s_positions_are_refused_before_training(folder: Path) -> None:
     edit(folder, '"max_new_tokens": 8', '"max_new_tokens": 250')
     said = refused(folder)
-    assert "with 250 new ones that is more than the model's 256 positions: freeze again with max_new_tokens" in said
+    assert "with 250 new ones that is more than the model's 256 positions: freeze with max_new_tokens" in said
     assert not (folder / "final").exists()
 
 
@@ -374,8 +374,10 @@ def test_a_switch_off_that_is_no_time_of_day_is_refused(folder: Path, time_of_da
 
 
 def test_decisions_that_cannot_be_replayed_are_refused(folder: Path, done: Path) -> None:
-    code, _, error = run(folder, "--replay", str(done / "final" / "clock.json"))
+    path = done / "final" / "clock.json"
+    code, _, error = run(folder, "--replay", os.path.relpath(path, "/"))  # from where it is started
     assert code == 2
+    assert error.startswith(f"final_run: {path} ")
     assert "has no decisions of a run that was made to its end; name the horizon.jsonl of one" in error
     assert not (folder / "final" / "clock.json").exists()
 

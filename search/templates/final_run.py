@@ -47,7 +47,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Train the frozen recipe, or go on with it, and score it.")
     parser.add_argument("--status", action="store_true", help="say how far the run is, and when it will end")
     parser.add_argument("--until", metavar="HH:MM", help="save, and end this start, before the clock shows that")
-    parser.add_argument("--replay", type=Path, metavar="HORIZON", help="end where the run of that horizon.jsonl did")
+    parser.add_argument("--replay", type=os.path.abspath, metavar="HORIZON", help="make the run of that horizon.jsonl again")
     parser.add_argument("--allow-other-versions", action="store_true", help="run with other packages than were frozen")
     parser.add_argument("--edited", action="store_true", help="run although this file or its lock was edited")
     asked = parser.parse_args()
@@ -118,7 +118,7 @@ def run(recipe: Recipe, prompts: Path, asked: argparse.Namespace, signals: inter
     for name, change in FROZEN["origin"].get("changes", {}).items():
         print(f"{name}: {change['from']:,} in the trial, {change['to']:,} here ({change['why']})")
     if asked.replay:
-        Decisions(RUN.path / FILE, recipe).take(asked.replay)
+        Decisions(RUN.path / FILE, recipe).take(Path(asked.replay))
     switch_off = until.Until.of(asked.until) if asked.until else None
     limits = final.Limits(FROZEN["hours"], FROZEN["longest"], FROZEN["checkpoint_minutes"], switch_off)
     base = final.train_within(recipe, RUN, FROZEN["device"], limits, signals, print)

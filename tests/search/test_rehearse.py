@@ -22,7 +22,7 @@ FILES = ["report.html", "report.md", "final_run.py", "final/adapter/adapter_mode
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     """A rehearsal whose world is made and whose study is the tiny one."""
-    tiny.write_study(tmp_path, name="rehearsal", trials=1, examples=16, final_hours=0.0005)
+    tiny.write_study(tmp_path, name="rehearsal", trials=1, examples=16, final_hours=0.05)
     make_world(tmp_path / "world", 0, steps=1)
     return tmp_path
 
