@@ -218,9 +218,9 @@ FROZEN = json.loads(r"""{
   "transformers": "5.23.0",
   "trl": "1.16.0"
  },
- "code_sha256": "93071bb40c560932b6dff54b343e64760856dc9271555f250617decade48a5b6",
+ "code_sha256": "38f4c3d88043b9d5a09bb6363debb56b5fce4bccc9b4e8edd13735b56339737e",
  "lock_sha256": null,
- "sha256": "cc6b0eaabccad4f632b09dcc86ec59e002183b2e09778d2d3acf04730da123c2"
+ "sha256": "258c99944351c9a3dcb1cae999b55a90fac5f9abff5da82849a8eb3370e4bb0e"
 }""")  # noqa: E501, RUF100
 
 RUN = RunDir(Path(__file__).resolve().with_name("final"))
@@ -233,7 +233,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Train the frozen recipe, or go on with it, and score it.")
     parser.add_argument("--status", action="store_true", help="say how far the run is, and when it will end")
     parser.add_argument("--until", metavar="HH:MM", help="save, and end this start, before the clock shows that")
-    parser.add_argument("--replay", type=os.path.abspath, metavar="HORIZON", help="make the run of that horizon.jsonl again")
+    parser.add_argument(
+        "--replay", type=os.path.abspath, metavar="HORIZON", help="make the run of that horizon.jsonl again"
+    )
     parser.add_argument("--allow-other-versions", action="store_true", help="run with other packages than were frozen")
     parser.add_argument("--edited", action="store_true", help="run although this file or its lock was edited")
     asked = parser.parse_args()

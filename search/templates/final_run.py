@@ -47,7 +47,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Train the frozen recipe, or go on with it, and score it.")
     parser.add_argument("--status", action="store_true", help="say how far the run is, and when it will end")
     parser.add_argument("--until", metavar="HH:MM", help="save, and end this start, before the clock shows that")
-    parser.add_argument("--replay", type=os.path.abspath, metavar="HORIZON", help="make the run of that horizon.jsonl again")
+    parser.add_argument(
+        "--replay", type=os.path.abspath, metavar="HORIZON", help="make the run of that horizon.jsonl again"
+    )
     parser.add_argument("--allow-other-versions", action="store_true", help="run with other packages than were frozen")
     parser.add_argument("--edited", action="store_true", help="run although this file or its lock was edited")
     asked = parser.parse_args()
