@@ -13,6 +13,7 @@ from search.launcher import OUT_OF_MEMORY
 from storage.records import TrialRecord
 
 FAILURES_ALLOWED = 3  # in a row, of different recipes: more would burn the night
+MISFITS_ALLOWED = 200  # suggestions in a row that do not fit the memory
 MARGIN = 0.03  # below the smallest plan that ran out, the limit from then on
 MIB = 2**20
 
@@ -92,3 +93,11 @@ def _fitted_bytes(records: Sequence[TrialRecord]) -> int:
 
 def _planned_bytes(record: TrialRecord) -> int:
     return int(record.user_attrs.get("planned_peak_mib", 0)) * MIB
+
+
+def too_many_misfits(records: Sequence[TrialRecord]) -> str:
+    """Why a night is over whose suggestions do not fit the memory, one after another; or an empty string."""
+    last = records[-MISFITS_ALLOWED:]
+    if len(last) < MISFITS_ALLOWED or any("infeasible" not in record.user_attrs for record in last):
+        return ""
+    return f"the last {MISFITS_ALLOWED} suggestions do not fit the memory; narrow the space (see the report)"

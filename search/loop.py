@@ -48,7 +48,6 @@ from train.recipe import Recipe
 from train.rundir import Json, RunDir, read_json, write_atomic
 
 SHOW_EVERY_S = 0.5
-MISFITS_ALLOWED = 200  # suggestions in a row that do not fit the memory
 Observe = Callable[[view.StudyView], None]
 Say = Callable[[str], None]
 
@@ -204,10 +203,11 @@ class Night:
         planned = self._plan(recipe)
         if misfit := self._misfit(trial, recipe, planned):
             self.study.set_infeasible(trial, misfit)
-            return self._too_many_misfits()
+            why = faults.too_many_misfits(self.study.records())
+            return Ending(why) if why else None
         result = _ended(run)
         if result is None:
-            if why := self._disk_full(planned) or purse.late(recipe):
+            if why := plan_night.disk_full(self.folder, planned) or purse.late(recipe):
                 return Ending(why)
             limit_s = max(0.0, self.budget_s - self.kept_s)
             compared = self._compared(trial.number)
@@ -263,21 +263,6 @@ class Night:
         if limit is not None:
             self.study.constrain(trial, planned.peak_bytes / limit - 1.0)
         return plan_choice.misfit(recipe, self.config, self.survey, limit)
-
-    def _disk_full(self, planned: plan.Plan) -> str:
-        free = shutil.disk_usage(self.folder).free
-        if free >= planned.disk_bytes:
-            return ""
-        needed, there = (f"{size / 2**30:.2f} GiB" for size in (planned.disk_bytes, free))
-        return f"the disk of {self.folder} has {there} free, and the next trial may need {needed}; make room"
-
-    def _too_many_misfits(self) -> Ending | None:
-        last = self.study.records()[-MISFITS_ALLOWED:]
-        if len(last) < MISFITS_ALLOWED or any("infeasible" not in record.user_attrs for record in last):
-            return None
-        return Ending(
-            f"the last {MISFITS_ALLOWED} suggestions do not fit the memory; narrow the space (see the report)"
-        )
 
     def _tell(self, trial: OpenTrial, run: RunDir, planned: plan.Plan, result: Json) -> None:
         gpu_seconds = sum(attempt.charged_s for attempt in self.ledger.attempts(trial.number))

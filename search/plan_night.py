@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 from search import cost_record, plan_machine, plan_study, space
@@ -49,6 +50,15 @@ def purse(
     speed = planning.speed_of(survey.card.name) if survey.card else None
     prices = cost_record.prices(config, survey.base, speed, runs, known)
     return Purse(prices, lambda params: space.recipe(config, params, survey), left, load)
+
+
+def disk_full(folder: Path, planned: planning.Plan) -> str:
+    """Why there is no room for a trial's files in the study's folder, or an empty string."""
+    free = shutil.disk_usage(folder).free
+    if free >= planned.disk_bytes:
+        return ""
+    needed, there = (f"{size / 2**30:.2f} GiB" for size in (planned.disk_bytes, free))
+    return f"the disk of {folder} has {there} free, and the next trial may need {needed}; make room"
 
 
 def _spent_s(database: Path) -> float:

@@ -15,7 +15,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from search.progress import ROWS, changes, duration, render
+from search.progress import ROWS, duration, render
+from search.progress_lines import changes
 from search.view import StudyView
 
 if TYPE_CHECKING:

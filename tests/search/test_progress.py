@@ -17,7 +17,8 @@ from rich.console import Console
 from objectives.score import Measure
 from search.finals import Race, Runner, Turn
 from search.forecast import Count, Final, Forecast
-from search.progress import ROWS, activity, changes, duration, figure, render
+from search.progress import ROWS, activity, duration, figure, render
+from search.progress_lines import changes
 from search.view import Activity, StudyView, TrialView
 
 PARAMS: dict[str, Any] = {
