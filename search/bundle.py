@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from packaging.requirements import InvalidRequirement, Requirement
+
 from objectives.score import Score
 from search import bundle_archive, bundle_inputs, bundle_texts, bundle_wheel, export, export_card, export_subject
 from search import report as reporting
@@ -20,7 +22,7 @@ from search.bundle_archive import Content
 from search.bundle_inputs import Input
 from search.errors import SearchError
 from search.export_subject import Subject
-from search.freeze_file import FILE, constant, render
+from search.freeze_file import FILE, edited, render
 from search.score_model import ADAPTER_CONFIG, FINAL
 from train import decisions, environment, lock, room
 from train.data.sources import inspect_sources
@@ -48,6 +50,7 @@ def bundle(folder: Path, out: Path | None, *, merged: bool, carry: Collection[st
     Raises SearchError where the study has no finished final run, where this Nightshift is not the one that it was
     frozen with, or where `out` is there; RecipeError where an input is not what was frozen, or the disk is too small.
     """
+    folder = folder.resolve()
     target = out or folder / f"{folder.name}-bundle.tar.gz"
     if out is not None and out.exists():
         remove = shlex.join(["rm", str(out)])
@@ -73,7 +76,12 @@ def _frozen(subject: Subject, folder: Path) -> tuple[Json, Json]:
     """What was frozen and its lock, if the run that was made of it is whole."""
     if not subject.run.result.exists():
         raise SearchError(export_subject.not_yet(folder))
-    frozen = constant(folder / FILE)
+    if subject.frozen is None or edited(folder / FILE):
+        raise SearchError(
+            f"{folder / FILE} was edited since it was frozen, or is another version's: put back the file that the run "
+            "was made with, and make the bundle with the Nightshift that froze it"
+        )
+    frozen = subject.frozen
     locked = lock.read(frozen, folder / FILE)
     if frozen["recipe_sha256"] != subject.recipe.digest:
         raise SearchError(
@@ -115,9 +123,15 @@ def _files(
 
 
 def _requirements(locked: Json) -> Iterator[str]:
+    """A line for each package of the lock but Nightshift. Raises SearchError for what pip would take for more."""
     for name, package in locked["packages"].items():
+        line = f"{name}=={package['version']}"
+        try:
+            Requirement(line)
+        except InvalidRequirement:
+            raise SearchError(f"the lock names a package that cannot be one: {line!r}; freeze again") from None
         if name != environment.OURS:
-            yield f"{name}=={package['version']}\n"
+            yield f"{line}\n"
 
 
 def _portable_run(subject: Subject, folder: Path, frozen: Json, locked: Json, found: list[Input]) -> dict[str, Content]:

@@ -59,9 +59,9 @@ def export(
     """
     from search import export as exporting
     from search import export_subject
+    from search.screen import Screen
 
-    said: list[str] = []
-    folder = exporting.export(export_subject.find(study), form.value, out, llama_cpp, said.append)
+    folder = exporting.export(export_subject.find(study), form.value, out, llama_cpp, Screen().say)
     yield Text(f"wrote {folder}: read its {exporting.CARD}, and say in it under which licence you offer the model")
 
 
@@ -74,8 +74,9 @@ def push(
     """Upload a trained adapter, or the merged model, to the hub: private, with the token that `hf auth login` keeps."""
     from search import export_subject
     from search import push as pushing
+    from search.screen import Screen
 
-    address = pushing.push(export_subject.find(study), repo, form.value, public=public, say=lambda _: None)
+    address = pushing.push(export_subject.find(study), repo, form.value, public=public, say=Screen().say)
     yield Text(f"uploaded to {address}" + ("" if public else ", which nobody but you sees"))
 
 

@@ -11,16 +11,27 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import made_study
 import pytest
 from typer.testing import CliRunner
 
-from search import bundle, bundle_archive, bundle_wheel, freeze, reproduced
+from search import (
+    bundle,
+    bundle_archive,
+    bundle_inputs,
+    bundle_wheel,
+    export_subject,
+    freeze,
+    freeze_file,
+    reproduced,
+)
 from search.cli import app
 from search.errors import SearchError
 from train import room
+from train.recipe import Base, Recipe, Source
 from train.rundir import read_json, write_json
 
 NASTY = "a b;$(touch pwned)`touch pwned`'\"|&<x>"
@@ -35,7 +46,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     The licence of one data set does not let it be passed on, as far as is known.
     """
     root = tmp_path_factory.mktemp("bundled") / NASTY
-    file = made_study.write_study_file(root, examples=160, final_hours=0.01)
+    file = made_study.write_study_file(root, examples=160, final_hours=0.2)
     text = file.read_text().replace('chat = "CC0-1.0"', """chat = "mine`touch pwned`$(touch pwned)'|<b>" """.strip())
     file.write_text(text)
     made = made_study.MadeStudy(file, root / "studies" / "tiny", states="CC")
@@ -217,6 +228,13 @@ def test_a_run_that_was_frozen_anew_is_refused(study: Path, tmp_path: Path) -> N
         bundle.bundle(study, tmp_path / "out.tar.gz", merged=False)
 
 
+def test_an_edited_file_is_refused(study: Path, tmp_path: Path) -> None:
+    with open(study / "final_run.py", "a") as file:
+        file.write("print()\n")
+    with pytest.raises(SearchError, match="was edited since it was frozen, or is another version's: put back the file"):
+        bundle.bundle(study, tmp_path / "out.tar.gz", merged=False)
+
+
 def test_missing_records_and_a_small_disk_are_told(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,3 +285,41 @@ def test_the_wheel_is_one_that_pip_installs(tmp_path: Path) -> None:
 def test_the_tolerance_is_that_of_paired_differences() -> None:
     assert reproduced.standard_error(9, 16, 100) == pytest.approx(0.05)
     assert reproduced.standard_error(0, 0, 100) == 0.0
+
+
+# What is carried
+
+
+def test_what_a_hub_has_is_named_and_not_carried(finished: Path) -> None:
+    subject = export_subject.find(str(finished))
+    hub = Base(model="me/base", revision="a" * 40)
+    source = Source(name="chat", hub="me/data", revision="b" * 40)
+    recipe = subject.recipe.model_copy(update={"base": hub, "sources": (source,), "dpo_share": 0.0})
+    facts = subject.model.facts.model_copy(update={"revision": "a" * 40})
+    subject = replace(subject, recipe=recipe, model=replace(subject.model, facts=facts))
+    objective = {"prompts": str(finished.parents[1] / "prompts.jsonl"), "prompts_sha256": "c" * 64}
+    found = bundle_inputs.inputs(subject, finished, objective, ())
+    assert {one.name: one.place for one in found} == {"base": None, "chat": None, "prompts": "./inputs/prompts.jsonl"}
+    assert [one.manifest["revision"] for one in found[:2]] == ["a" * 40, "b" * 40]
+    assert not found[0].files
+    assert "fetches it from the hub by id and commit" in found[0].access
+    placed = bundle_inputs.portable({"recipe": recipe.model_dump(mode="json")}, finished, found)
+    assert Recipe.model_validate_json(json.dumps(placed["recipe"])) == recipe
+
+
+def test_a_heavy_file_is_carried_only_when_that_is_asked_for(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle_inputs, "LIGHT", 10)
+    subject, objective = (
+        export_subject.find(str(finished)),
+        freeze_file.constant(finished / "final_run.py")["objective"],
+    )
+    found = {one.name: one for one in bundle_inputs.inputs(subject, finished, objective, ["plain"])}
+    assert found["base"].access.startswith("not in the bundle (it has ")
+    assert (found["plain"].why_not, bool(found["plain"].files)) == ("", True)
+    assert found["prompts"].files
+
+
+def test_a_package_that_pip_would_take_for_an_option_is_refused() -> None:
+    lock = {"packages": {"torch": {"version": "2.13.0\n--index-url http://127.0.0.1"}}}
+    with pytest.raises(SearchError, match="names a package that cannot be one"):
+        list(bundle._requirements(lock))

@@ -31,6 +31,9 @@ COMMANDS = [
     "latency",
     "compare",
     "install",
+    "export",
+    "bundle",
+    "push",
 ]
 HEAVY = {"torch", "transformers", "optuna", "optuna_dashboard", "sqlalchemy", "matplotlib", "datasets", "lm_eval"}
 NIGHTSHIFT = [sys.executable, "-m", "search.cli"]
