@@ -1,0 +1,75 @@
+"""What is kept of the budget for the final race, and which trials race."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import made_study
+import pytest
+
+from search import config, finals_record
+from search.affordable import Left
+from search.budget import START_RESERVE_S
+from search.config import StudyConfig
+from storage import records
+from storage.records import TrialRecord
+from train.rundir import RunDir, read_json
+
+HALF = 12  # prompts, of which a trial is asked 8
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> made_study.MadeStudy:
+    root = tmp_path_factory.mktemp("finals")
+    path = made_study.write_study_file(root, finalists=3)
+    return made_study.MadeStudy(path, root / "studies" / "tiny", states="PCBCC")
+
+
+def needed(made: made_study.MadeStudy, trials: list[TrialRecord], of: StudyConfig | None = None, load_s: float = 0.0):
+    return finals_record.needed_s(of or made.config, made.folder / "runs", trials, HALF, load_s)
+
+
+def trials_of(made: made_study.MadeStudy) -> list[TrialRecord]:
+    return records.read(made.folder / "study.db").trials
+
+
+def test_the_race_needs_what_its_finalists_take_to_answer_as_they_answered_before(made: made_study.MadeStudy) -> None:
+    trials, fresh = trials_of(made), HALF - made.config.objective.subset
+    told = read_json(RunDir(made.folder / "runs" / "001").result)
+    assert told is not None
+    prompt_s = told["score"]["seconds"] / len(told["score"]["verdicts"])
+    one_s = fresh * finals_record.MARGIN * prompt_s + finals_record.TURN_S
+    assert needed(made, trials[:1]) == 0.0  # nobody to race yet
+    assert needed(made, trials[:3]) == math.ceil(2 * one_s + START_RESERVE_S)  # the next one may race, too
+    assert needed(made, trials) == math.ceil(3 * one_s + START_RESERVE_S)
+    assert needed(made, trials, load_s=100.0) == math.ceil(3 * one_s + START_RESERVE_S + 100.0)
+
+
+def test_nothing_is_kept_where_nobody_races(made: made_study.MadeStudy, tmp_path: Path) -> None:
+    none = config.load(made_study.write_study_file(tmp_path, finalists=0))
+    assert needed(made, trials_of(made), none) == 0.0
+    runs, trials, subset = made.folder / "runs", trials_of(made), made.config.objective.subset
+    assert finals_record.needed_s(made.config, runs, trials, subset, 0.0) == 0.0  # no fresh prompt
+
+
+def test_what_is_kept_is_nothing_that_a_trial_may_use() -> None:
+    assert Left(100.0, 20.0, kept_s=30.0).seconds == 50.0
+    assert Left(100.0, 80.0, kept_s=30.0).seconds == 0.0
+
+
+def test_a_race_of_made_trials_begins_with_the_better_one(made: made_study.MadeStudy) -> None:
+    whole = [record for record in trials_of(made) if record.number in (4, 1)]
+    race = finals_record.race(made.config, made.folder / "runs", whole[::-1], HALF)
+    assert race is not None
+    assert race.next is not None
+    assert (race.next.trial, race.next.begin, race.next.end) == (4, 0, 4)
+    assert finals_record.race(made.config, made.folder / "runs", [], HALF) is None
+    assert finals_record.race(made.config, made.folder / "runs", whole, 8) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "trial"), [("fresh-007-20", 7), ("fresh-1234-0", 1234), ("007", None), ("base", None)]
+)
+def test_a_turns_run_tells_its_trial(name: str, trial: int | None) -> None:
+    assert finals_record.trial_of(name) == trial
