@@ -116,9 +116,9 @@ def nothing_to_ask(config: StudyConfig, search_half: int) -> str:
     return f"no final race: subset is all of the search half, {search_half} prompts, so that none of them is fresh"
 
 
-def needed_s(config: StudyConfig, runs: Path, records: Sequence[TrialRecord], search_half: int, load_s: float) -> float:
-    """GPU-seconds that have to be left for the race once another trial has ended: all finalists, asked everything.
-    `load_s` of them go to loading the base model."""
+def needed_s(config: StudyConfig, runs: Path, records: Sequence[TrialRecord], search_half: int) -> float:
+    """GPU-seconds that have to be left for the race once another trial has ended: all finalists, asked everything, by a
+    process that has to load the base model first, as in the night after that of the last trial."""
     scored = whole(records)
     fresh = search_half - config.objective.subset
     if not scored or not config.study.finalists or not fresh:
@@ -130,7 +130,7 @@ def needed_s(config: StudyConfig, runs: Path, records: Sequence[TrialRecord], se
     turns = len(stages(fresh, config.objective.batch_size))
     each_s = fresh * MARGIN * statistics.fmean(prompt_s) + turns * TURN_S
     count = min(config.study.finalists, len(scored) + 1)
-    return float(math.ceil(count * each_s + load_s + START_RESERVE_S))
+    return float(math.ceil(count * each_s + load_s(runs) + START_RESERVE_S))
 
 
 def load_s(runs: Path) -> float:

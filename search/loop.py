@@ -235,11 +235,11 @@ class Night:
         """Leave for whoever looks on what trials cost, by the plan and those that ended, until these alone tell; and
         what is kept for the final race."""
         records, runs = self.study.records(), self.folder / "runs"
-        load_s = 0.0 if self.bench.worker else finals_record.load_s(runs)
-        self.kept_s = finals_record.needed_s(self.config, runs, records, len(self.survey.search_half), load_s)
+        self.kept_s = finals_record.needed_s(self.config, runs, records, len(self.survey.search_half))
         costs = None
         if view.ended(records) < forecast.ENOUGH:
             costs = plan_night.costs(self.config, self.survey, self.folder, self._left())
+        load_s = 0.0 if self.bench.worker else finals_record.load_s(runs)
         forecast.keep(self.folder, forecast.Expected(costs.expected if costs else None, self.kept_s, load_s))
 
     def _left(self) -> Left:

@@ -26,8 +26,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> made_study.MadeStudy:
     return made_study.MadeStudy(path, root / "studies" / "tiny", states="PCBCC")
 
 
-def needed(made: made_study.MadeStudy, trials: list[TrialRecord], of: StudyConfig | None = None, load_s: float = 0.0):
-    return finals_record.needed_s(of or made.config, made.folder / "runs", trials, HALF, load_s)
+def needed(made: made_study.MadeStudy, trials: list[TrialRecord], of: StudyConfig | None = None) -> float:
+    return finals_record.needed_s(of or made.config, made.folder / "runs", trials, HALF)
 
 
 def trials_of(made: made_study.MadeStudy) -> list[TrialRecord]:
@@ -40,17 +40,17 @@ def test_the_race_needs_what_its_finalists_take_to_answer_as_they_answered_befor
     assert told is not None
     prompt_s = told["score"]["seconds"] / len(told["score"]["verdicts"])
     one_s = fresh * finals_record.MARGIN * prompt_s + finals_record.TURN_S
+    rest_s = START_RESERVE_S + finals_record.load_s(made.folder / "runs")
     assert needed(made, trials[:1]) == 0.0  # nobody to race yet
-    assert needed(made, trials[:3]) == math.ceil(2 * one_s + START_RESERVE_S)  # the next one may race, too
-    assert needed(made, trials) == math.ceil(3 * one_s + START_RESERVE_S)
-    assert needed(made, trials, load_s=100.0) == math.ceil(3 * one_s + START_RESERVE_S + 100.0)
+    assert needed(made, trials[:3]) == math.ceil(2 * one_s + rest_s)  # the next one may race, too
+    assert needed(made, trials) == math.ceil(3 * one_s + rest_s)
 
 
 def test_nothing_is_kept_where_nobody_races(made: made_study.MadeStudy, tmp_path: Path) -> None:
     none = config.load(made_study.write_study_file(tmp_path, finalists=0))
     assert needed(made, trials_of(made), none) == 0.0
     runs, trials, subset = made.folder / "runs", trials_of(made), made.config.objective.subset
-    assert finals_record.needed_s(made.config, runs, trials, subset, 0.0) == 0.0  # no fresh prompt
+    assert finals_record.needed_s(made.config, runs, trials, subset) == 0.0  # no fresh prompt
 
 
 def test_what_is_kept_is_nothing_that_a_trial_may_use() -> None:
