@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from objectives import agreement
+from objectives import agreement, positions
 from objectives.score import ObjectiveError, Score
 from train import final, interrupts, lock, preflight, room, rules, status, until
 from train.clock import spelled
@@ -218,9 +218,9 @@ FROZEN = json.loads(r"""{
   "transformers": "5.23.0",
   "trl": "1.16.0"
  },
- "code_sha256": "38f4c3d88043b9d5a09bb6363debb56b5fce4bccc9b4e8edd13735b56339737e",
+ "code_sha256": "2ab07f5d7b688b4aaf1821c724aa2c59203625b8f049e10f527337a09ca043f0",
  "lock_sha256": null,
- "sha256": "258c99944351c9a3dcb1cae999b55a90fac5f9abff5da82849a8eb3370e4bb0e"
+ "sha256": "7d753482170d4436bc413054055c9ab705715de229e8dec78b4a62f00ad8bf48"
 }""")  # noqa: E501, RUF100
 
 RUN = RunDir(Path(__file__).resolve().with_name("final"))
@@ -291,10 +291,10 @@ def check_inputs(recipe: Recipe, asked: argparse.Namespace) -> Path:
     if FROZEN["objective"]["prompts_sha256"] not in (None, digest):
         raise ObjectiveError(f"{prompts} is not the file that was frozen (its sha256 is {digest}); put that one back")
     base = inspect_base(recipe.base.model, recipe.base.revision, recipe.base.sha256)
+    positions.check_frozen(FROZEN["objective"], prompts, base.folder, preflight.template(recipe, base), base.context)
     preflight.check(recipe, base, RUN, card, FROZEN["hours"], FROZEN["least_hours"])
     told += rules.check(recipe, base, inspect_sources(recipe.sources), digest, FROZEN["rules"])
-    told += room.notice(RUN.path, base)
-    for line in told:
+    for line in (*told, *room.notice(RUN.path, base)):
         print(line)
     return prompts
 

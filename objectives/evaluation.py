@@ -33,7 +33,10 @@ Progress = Callable[[Answered], None]
 
 
 class LoggedGenerate(Protocol):
-    """Prompts in, answers out; what `log` holds is taken from it, what is made goes into it batch by batch."""
+    """Prompts in, answers out; what `log` holds is taken from it, what is made goes into it piece by piece."""
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Raise ObjectiveError where one of them cannot be answered."""
 
     def __call__(self, prompts: list[str], *, log: AnswerLog | None = None) -> list[Answer]: ...
 
@@ -59,6 +62,7 @@ def evaluate(
     assert set(parts) <= set(HALVES) or tuple(parts) == (WHOLE,), parts
     read = load_prompts(prompts_path)
     split = {WHOLE: read} if tuple(parts) == (WHOLE,) else dict(zip(HALVES, halves(read), strict=True))
+    generate.check([prompt.prompt for part in parts for prompt in split[part]])  # before the first is answered
     count = _Count(sum(len(split[part]) for part in parts), progress)
     everything: list[Prompt] = []
     answers: list[Answer] = []

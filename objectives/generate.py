@@ -16,12 +16,14 @@ from typing import Any
 import jinja2
 import torch
 
+from objectives import positions
 from objectives.answers import AnswerLog
 from objectives.decoding import EVERY, Tokens, decode
 from objectives.inference import evaluating
 from objectives.plain import plainly, prepared
 from objectives.score import Answer, ObjectiveError
 
+QUOTED = 40  # characters of a prompt that is told by its beginning
 SEGMENT = 4  # batches: a kill costs as much, and at a segment's end the batch runs empty
 Stop = Callable[[str], bool]
 
@@ -73,7 +75,7 @@ class Generator:
         """
         assert stop is None or len(stop) == len(prompts), len(prompts)
         rows = self.encode(prompts)
-        check_positions(self.model, max(map(len, rows), default=0), self.max_new_tokens)
+        self._check_room(prompts, rows)
         longest_first = sorted(range(len(rows)), key=lambda i: -len(rows[i]))  # what exhausts memory comes first
         answers: dict[int, Answer] = {}
         ready = False
@@ -93,6 +95,16 @@ class Generator:
                         log.put(segment, made, time.perf_counter() - began)
                 answers |= zip(segment, made, strict=True)
         return [answers[i] for i in range(len(rows))]
+
+    def check(self, prompts: Sequence[str]) -> None:
+        """Raise ObjectiveError where a prompt and its answer do not fit into the model's positions."""
+        self._check_room(prompts, self.encode(prompts))
+
+    def _check_room(self, prompts: Sequence[str], rows: Sequence[Tokens]) -> None:
+        if (limit := most_positions(self.model)) is not None:
+            names = [f"the prompt that begins {prompt[:QUOTED]!r}" for prompt in prompts]
+            lower = "lower the length of answers (max_new_tokens)"
+            positions.check(names, [len(row) for row in rows], limit, self.max_new_tokens, lower)
 
     def encode(self, prompts: Sequence[str]) -> list[Tokens]:
         """Each prompt as the model sees it: templated, with the generation prompt, without a second BOS token."""
@@ -196,7 +208,9 @@ def render(tokenizer: Any, template: str, messages: Sequence[tuple[str, str]], *
     try:
         text = tokenizer.apply_chat_template(chat, chat_template=template, tokenize=False, add_generation_prompt=answer)
     except jinja2.TemplateError as error:
-        raise ObjectiveError(f"the chat template fails on a {messages[-1][0]} message: {error}; repair it") from error
+        raise ObjectiveError(
+            f"the chat template fails at the {messages[-1][0]}'s message: {error}; repair it"
+        ) from error
     assert isinstance(text, str)
     return text
 
@@ -230,11 +244,7 @@ def _template_end(tokenizer: Any, template: str) -> int | None:
     return next((token for token in behind if token in special), None)
 
 
-def check_positions(model: Any, prompt_tokens: int, new_tokens: int) -> None:
-    """Raise ObjectiveError where the longest prompt and its answer do not fit in the model's positions."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions is not None and prompt_tokens + new_tokens > positions:
-        raise ObjectiveError(
-            f"a prompt of {prompt_tokens} tokens with {new_tokens} new ones exceeds the model's {positions} positions; "
-            f"lower max_new_tokens to {positions - prompt_tokens} or leave the prompt out"
-        )
+def most_positions(model: Any) -> int | None:
+    """How many tokens the model tells apart by their place; None where its configuration names no limit."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return None if limit is None else int(limit)

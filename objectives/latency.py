@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel, get_peft_model_state_dict
 
 from objectives.decoding import Decoding
-from objectives.generate import check_positions, encode_text
+from objectives.generate import encode_text, most_positions
 from objectives.inference import evaluating
 from objectives.score import Frozen, ObjectiveError
 
@@ -126,7 +126,12 @@ def interleaved(
     assert min(prompt_tokens, runs) >= 1, (prompt_tokens, runs)
     assert new_tokens >= 2, new_tokens
     for arm in arms:
-        check_positions(arm.model, prompt_tokens, new_tokens)
+        room = longest_prompt(arm.model, new_tokens)
+        if room is not None and prompt_tokens > room:
+            raise ObjectiveError(
+                f"a prompt of {prompt_tokens} tokens and {new_tokens} new ones exceed the model's "
+                f"{room + new_tokens} positions; measure a shorter one"
+            )
     prompts = [_prompt(arm.tokenizer, prompt_tokens) for arm in arms]
     timed: list[list[_Run]] = [[] for _ in arms]
     for turn in range(warmups + runs):
@@ -178,8 +183,8 @@ def device_name(device: torch.device) -> str:
 
 def longest_prompt(model: Any, new_tokens: int) -> int | None:
     """The most prompt tokens that leave room for `new_tokens`; None where the configuration names no limit."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return None if positions is None else positions - new_tokens
+    limit = most_positions(model)
+    return None if limit is None else limit - new_tokens
 
 
 def size(model: Any, adapter: Path | None = None) -> Size:

@@ -21,7 +21,7 @@ import torch
 
 from objectives.answers import AnswerLog
 from objectives.decoding import Tokens
-from objectives.generate import Generator, Stop, check_positions
+from objectives.generate import Generator, Stop
 from objectives.inference import evaluating
 from objectives.plain import TRIED, first_difference, plainly
 from objectives.score import Answer, ObjectiveError
@@ -58,6 +58,9 @@ class VllmGenerator:
         self._child = child
         self._frame = frame
 
+    def check(self, prompts: Sequence[str]) -> None:
+        """Nothing: all prompts were looked at before vLLM was started."""
+
     def __call__(
         self, prompts: Sequence[str], stop: Sequence[Stop] | None = None, log: AnswerLog | None = None
     ) -> list[Answer]:
@@ -91,7 +94,7 @@ def answering(
     own = load()
     rows = own.encode(prompts)
     longest = max(map(len, rows))
-    check_positions(own.model, longest, own.max_new_tokens)
+    own.check(prompts)
     expected = _Expected(own, sorted(rows, key=len)[:TRY])
     on_card = own.model.device.type == "cuda"
     job = {

@@ -94,10 +94,17 @@ def score(
             metavar="FILE", help="A Jinja template, in place of the recipe's or the tokenizer's.", show_default=False
         ),
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="The most tokens of an answer.")] = 1280,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="The most tokens of an answer; by default the study's, else 1280.", show_default=False
+        ),
+    ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Prompts answered at once; by default 16, with vLLM 128.", show_default=False),
+        typer.Option(
+            min=1, help="Prompts answered at once; by default the study's, else 16; with vLLM 128.", show_default=False
+        ),
     ] = None,
     engine: Annotated[
         Engines, typer.Option(help="What makes the answers; vllm needs an environment of its own.")
@@ -142,11 +149,14 @@ def score(
     part = score_settings.part_of(found, prompts.value if prompts else None)
     template = score_settings.chat_template(found, chat_template)
     asked = score_settings.prompts(found, part, file)
-    machine = score_settings.machine(found, device.value if device else None, weights is Weights.nf4, made_by)
-    lengths = {"max_new_tokens": max_new_tokens, "batch_size": batch_size or score_engine.BATCH[engine.value]}
+    machine = score_settings.machine(device.value if device else None, weights is Weights.nf4, made_by)
+    lengths, source = score_settings.lengths(found, max_new_tokens, batch_size, engine.value)
+    score_settings.check_lengths(found, asked, template, lengths["max_new_tokens"])
     settings = score_settings.settings(found, machine, asked, template, **lengths)
     folder = score_settings.out_folder(found, out)
     with score_view.Following() as watch:
+        watch.say(source)
+        watch.say(score_settings.opened(found, part))
         record = score_job.score(found, machine, asked, part, settings, folder, save_samples=save_samples, watch=watch)
     if as_json:
         yield Plain(score_view.as_json(record, folder))
@@ -176,7 +186,7 @@ def latency(
     models = [score_model.find(model, revision)]
     if against is not None:
         models.append(score_model.find(against))
-    machine = score_settings.machine(models[0], device.value if device else None, weights is Weights.nf4)
+    machine = score_settings.machine(device.value if device else None, weights is Weights.nf4)
     with score_view.Following() as watch:
         measured = score_job.latency(models, machine, runs, watch)
     yield Plain(measured) if as_json else latency_view.render(measured)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from objectives import positions
 from objectives.score import Measure, ObjectiveError
 from search import finals_record, freeze_lock, rules, split, standing, transfer
 from search.config import StudyConfig
@@ -26,7 +27,7 @@ from search.freeze_origins import changes, origins
 from search.horizon import Correction, Horizon, corrections, examples_per_second, load_seconds, stretch
 from search.view import base_score
 from storage.records import TrialRecord, read
-from train import lock
+from train import lock, preflight
 from train.environment import versions
 from train.planning.plan import inspect_base, inspect_sources
 from train.recipe import Recipe, RecipeError, digest_of
@@ -135,6 +136,8 @@ def _made(config: StudyConfig, folder: Path, accepted: Collection[str]) -> _Made
     best = _best(config, folder, records)
     objective = _objective(config)
     base = inspect_base(best.recipe.base.model, best.recipe.base.revision, best.recipe.base.sha256)
+    shown = preflight.template(best.recipe, base)
+    positions.check_frozen(objective, config.objective.prompts, base.folder, shown, base.context)
     data = inspect_sources(best.recipe.sources)
     kept = rules.judged(config, best.recipe, base, data, objective["prompts_sha256"], _accepted(folder, accepted))
     rows = {name: facts.rows for name, facts in data.items()}

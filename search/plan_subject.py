@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from search import home, plan_machine, plan_study
+from search import home, plan_machine, plan_study, survey
 from search.config import StudyConfig
 from search.errors import SearchError
 from search.sections import MachineSection, ObjectiveSection
@@ -54,6 +54,8 @@ def plans(
         machine = plan_machine.machine(config.machine, memory_gib, card)
         elsewhere = bool(bases or memory_gib or card)  # what this machine took says nothing of another
         so_far = _so_far(config, folder, elsewhere, now())
+        own = None if bases else plan_study.shapes(config.base, ())[0][1]
+        survey.look_at_prompts(config, own)
         return plan_study.study_plans(config, bases, machine, so_far), _scored(folder / "runs")
     machine = plan_machine.machine(alone.machine, memory_gib, card)
     shapes = plan_study.shapes(alone.recipe.base, bases)

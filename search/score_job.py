@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -18,18 +17,18 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from objectives.score import Score
-from search import score_settings
+from search import score_file, score_settings
 from search.errors import SearchError, WorkerFailed
 from search.launcher import environment, kill_group
+from search.score_file import SAMPLES, SETTINGS
 from search.score_model import ScoredModel
 from search.score_settings import Machine, Part, Prompts
 from train.environment import versions
 from train.rundir import Json, parse_event, read_json, write_json
 
-SCORE, SETTINGS, SAMPLES, LOG = "score.json", "settings.json", "samples.jsonl", "log.txt"
+LOG = "log.txt"
 PROMPT_TOKENS = (32, 256, 1024)
 NEW_TOKENS = 128
 WARMUPS = 3
@@ -52,7 +51,9 @@ def score(
 
     Raises SearchError where `out` holds a score with other settings, or another process is at work in it.
     """
-    check_settings(out, settings)
+    if blocked := next((place for place in (out, *out.parents) if place.is_file()), None):
+        raise SearchError(f"--out {out}: {blocked} is a file; give a folder, which is made where there is none")
+    score_file.check_settings(out, settings)
     stored = stored_score(out, part)
     if stored is not None and (not save_samples or _has_samples(out, stored, part)):
         return stored
@@ -70,7 +71,7 @@ def score(
 
 def score_job(model: ScoredModel, prompts: Prompts, settings: Json, out: Path, *, save_samples: bool) -> Json:
     """What the process is told, but for what `run` adds."""
-    earlier = _held(out / SCORE) or {"texts": {}}
+    earlier = score_file.held(out) or {"texts": {}}
     record: Json = {
         "model": model.name,
         "base": model.base.model,
@@ -79,6 +80,7 @@ def score_job(model: ScoredModel, prompts: Prompts, settings: Json, out: Path, *
         "recipe_sha256": model.recipe.digest if model.recipe else None,
         "prompts": str(prompts.path.absolute()),
         "texts": {**earlier["texts"], **score_settings.texts(prompts)},
+        "asked": settings,
     }
     return {
         "kind": "score",
@@ -94,22 +96,9 @@ def score_job(model: ScoredModel, prompts: Prompts, settings: Json, out: Path, *
 
 
 def stored_score(out: Path, part: Part) -> Json | None:
-    """The record in `out`, if it has the score of that part."""
-    record = _held(out / SCORE)
+    """The record in `out`, if it has the score of that part. Raises SearchError where its file is damaged."""
+    record = score_file.held(out)
     return record if record and part in record["scores"] else None
-
-
-def _held(path: Path) -> Json | None:
-    """What an earlier start wrote, or None where there was none. Raises SearchError where it is damaged."""
-    try:
-        held = read_json(path)
-        if held is None or path.name != SCORE or {"scores", "texts"} <= held.keys():
-            return held
-    except (AssertionError, ValueError):
-        pass
-    raise SearchError(
-        f"{path} is damaged; remove it, and what was answered already is scored again: {shlex.join(['rm', str(path)])}"
-    )
 
 
 def _has_samples(out: Path, stored: Json, part: Part) -> bool:
@@ -119,29 +108,6 @@ def _has_samples(out: Path, stored: Json, part: Part) -> bool:
     except (OSError, KeyError, TypeError, ValueError):
         return False
     return saved >= {verdict["key"] for verdict in stored["scores"][part]["verdicts"]}
-
-
-def check_settings(out: Path, settings: Json) -> None:
-    """Raise SearchError, naming what differs, where `out` holds answers that other settings gave."""
-    held = _held(out / SETTINGS)
-    if held is None or held == (asked := json.loads(json.dumps(settings))):
-        return
-    names = [name for name in {**held, **asked} if held.get(name) != asked.get(name)]
-    away = shlex.join(["mv", str(out), f"{out}-old"])
-    changes = "; ".join(_change(name, held.get(name), asked.get(name)) for name in names)
-    raise SearchError(
-        f"{out} holds answers that were made with other settings ({changes}): give another folder with --out, or move "
-        f"this one away: {away}"
-    )
-
-
-def _change(name: str, held: Any, asked: Any) -> str:
-    if name == "versions":
-        differ = [k for k in {**(held or {}), **asked} if (held or {}).get(k) != asked.get(k)]
-        return ", ".join(f"{k} {(held or {}).get(k)}, now {asked.get(k)}" for k in differ)
-    if name == "chat_template" or name.endswith("sha256"):
-        return f"another {name.removesuffix('_sha256').replace('_', ' ')}"
-    return f"{name} {held}, now {asked}"
 
 
 def loadable(model: ScoredModel) -> Json:

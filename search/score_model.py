@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from search import home
 from search.errors import SearchError
 from search.home import STUDY_FILE
 from train.planning import plan
@@ -18,6 +21,7 @@ from train.rundir import RunDir, read_json
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE_RUN = "base"  # the RunDir of the untuned model
 FINAL = "final"
+KINDS = "a model's folder or hub id, an adapter's folder, a run (STUDY/runs/003) or STUDY/final"
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,8 @@ def find(argument: str, revision: str | None = None) -> ScoredModel:
 
     Raises SearchError or RecipeError.
     """
+    if not argument.strip():
+        raise SearchError(f"the model's name is empty; give {KINDS}")
     path = Path(argument).expanduser()
     if (path / "recipe.json").is_file():
         return _of_run(RunDir(path))
@@ -57,15 +63,47 @@ def find(argument: str, revision: str | None = None) -> ScoredModel:
             return _of_run(RunDir(path.parent))
         return _of_adapter(path, argument)
     if (path / STUDY_FILE).is_file():
-        raise SearchError(
-            f"{argument} is a study; give one of its models: {path / 'runs' / '003'} for trial 3, "
-            f"{path / FINAL} for the final run"
-        )
+        raise SearchError(f"{argument} is a study; {models_of(path)}")
+    if not path.exists() and (problem := _misspelt(path)):
+        raise SearchError(f"{argument}: {problem}")
     if revision is not None and path.is_dir():
         raise SearchError(f"--revision {revision} is for a model on the hub, and {argument} is a folder; leave it out")
     base = Base(model=argument, allow_instruct=True)
     facts = _facts(argument, revision)
     return ScoredModel(argument, _pinned(base, facts), facts)
+
+
+def models_of(folder: Path) -> str:
+    """Which models of the study in `folder` there are to choose from, as a piece of advice."""
+    try:
+        found = home.folder(str(folder / STUDY_FILE))
+    except SearchError:  # its file is of no use; what lies beside it may be
+        found = folder
+    last = max((run for run in found.glob("runs/*") if run.name.isdecimal() and _holds_model(run)), default=None)
+    final = found / FINAL if _holds_model(found / FINAL) else None
+    named = [f"{last} for trial {int(last.name)}"] if last else []
+    named += [f"{final} for the final run"] if final else []
+    if not named:
+        return f"it has no model yet: nightshift start {shlex.quote(str(folder / STUDY_FILE))}"
+    return f"give one of its models: {', '.join(named)}"
+
+
+def _holds_model(run: Path) -> bool:
+    return (run / "adapter" / ADAPTER_CONFIG).is_file()
+
+
+def _misspelt(path: Path) -> str:
+    """What is wrong with a name that is none of a folder, and has not the form of a hub id; empty where nothing is."""
+    if path.name.isdecimal() and (path.parent / f"{int(path.name):03d}").is_dir():
+        return f"there is no such run; did you mean {path.parent / f'{int(path.name):03d}'}?"
+    if path.parent.name == "runs" and path.parent.is_dir():
+        last = max((run.name for run in path.parent.iterdir() if _holds_model(run)), default="none")
+        return f"there is no such run; the last one that holds an adapter is {last}"
+    if len(path.parts) > 1:
+        return ""
+    near = difflib.get_close_matches(path.name, [one.name for one in Path().iterdir() if one.is_dir()], n=1, cutoff=0.7)
+    meant = f"did you mean {near[0]}? Else " if near else ""
+    return f"there is no such folder, and a hub id has the form owner/name: {meant}give {KINDS}"
 
 
 def _facts(model: str, revision: str | None, sha256: str | None = None) -> plan.BaseFacts:

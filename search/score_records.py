@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,9 +11,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from objectives.score import ObjectiveError, Score
+from search import score_file
 from search.errors import SearchError
 from search.home import STUDY_FILE
-from search.score_job import SAMPLES, SCORE
+from search.score_file import SAMPLES, SCORE
+from search.score_model import models_of
 from search.score_settings import text_digest
 from train.rundir import Json, read_json
 
@@ -59,10 +62,12 @@ def read(argument: str) -> Stored:
 
 
 def _why_not(path: Path) -> str:
+    if path.name.isdecimal() and (number := path.with_name(f"{int(path.name):03d}")).is_dir():
+        return f"there is no such run; did you mean {number}?"
     if not path.exists():
         return "there is no such file or folder; give what `nightshift score` wrote, a RunDir or a study's final folder"
     if (path / STUDY_FILE).is_file():
-        return f"this is a study; give one of its runs, like {path / 'runs' / '003'}, or {path / 'final'}"
+        return f"this is a study; {models_of(path)}"
     if (path / "recipe.json").is_file():
         return f"this run has no score yet; make one: nightshift score {path}"
     return f"there is no {SCORE} here; make one: nightshift score MODEL --out {path}"
@@ -70,14 +75,15 @@ def _why_not(path: Path) -> str:
 
 def _of_record(name: str, path: Path) -> Stored:
     try:
-        record = read_json(path)
-        assert record is not None, path
-        part = next(part for part in WIDEST if part in record["scores"])
-        score = _score(record["scores"][part])
-        texts = {int(key): digest for key, digest in record["texts"].items()}
-        return Stored(name, part, score, texts, _samples(path.parent), record["settings"])
-    except (AssertionError, KeyError, StopIteration, TypeError, ValueError):
-        raise SearchError(f"{path} is no score that `nightshift score` wrote; score the model again") from None
+        record = score_file.read(path)
+    except ValueError as error:
+        raise SearchError(
+            f"{path} is no score that `nightshift score` wrote ({error}); score the model again"
+        ) from None
+    assert record is not None, path
+    part = next(part for part in WIDEST if part in record["scores"])
+    texts = {int(key): digest for key, digest in record["texts"].items()}
+    return Stored(name, part, _score(record["scores"][part]), texts, _samples(path.parent), record["settings"])
 
 
 def _of_run(name: str, path: Path) -> Stored:
@@ -90,7 +96,10 @@ def _of_run(name: str, path: Path) -> Stored:
     try:
         score = _score(found)
     except ValidationError:
-        raise SearchError(f"{path / 'result.json'} holds a score of another Nightshift; score {path} again") from None
+        raise SearchError(
+            f"{path / 'result.json'} holds a score that this version of Nightshift does not read; make one: "
+            f"{shlex.join(['nightshift', 'score', str(path)])}"
+        ) from None
     samples = _samples(path)
     texts = {key: text_digest(one.prompt) for key, one in samples.items()}
     return Stored(name, part, score, texts, samples, ended=(result.get("race") or {}).get("behind") is not None)

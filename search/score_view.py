@@ -57,6 +57,11 @@ class Following:
             self._say(_progress(event), lasting=complete or not self._console.is_terminal)
         self._tenth = tenth
 
+    def say(self, text: str) -> None:
+        """A line that stays, where there is something to say."""
+        if text:
+            self._say(text, lasting=True)
+
     def _say(self, text: str, *, lasting: bool) -> None:
         if self._open:
             self._console.file.write("\r\x1b[2K")  # what is redrawn

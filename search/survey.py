@@ -5,30 +5,22 @@ Imports no torch: models and data are read by train.planning.plan, the card is a
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 import train.card
-from objectives import subset
-from objectives.prompt_errors import grouped
-from objectives.score import INSTRUCTIONS, ObjectiveError, Prompt
+from objectives import positions, prompt_file, subset, template
+from objectives.score import ObjectiveError, Prompt
 from search import checks, space, studyfile
 from search.config import StudyConfig
 from search.errors import MachineUnfit
-from search.studyfile import nearest
+from train.base import own_chat_template
 from train.card import Card, NoCard
 from train.planning import plan
 from train.recipe import RecipeError
-
-PROMPT_FIELDS = ("key", "prompt", "instruction_id_list", "kwargs")
-MOST_PROBLEMS = 5  # of a prompts file, told at once
 
 
 @dataclass(frozen=True)
@@ -55,7 +47,7 @@ class Problems:
         """Note what the block raises for a user, instead of raising it."""
         try:
             yield
-        except (RecipeError, ValueError) as error:
+        except (RecipeError, ObjectiveError, ValueError) as error:
             self._others += 1
             self._file.add(loc, str(error))
         except MachineUnfit as error:
@@ -96,6 +88,8 @@ def survey(config: StudyConfig) -> Survey:
     if "search_half" in found:
         with problems.noting("objective", "subset"):
             _check_subset(config.objective.subset, len(prompts), len(found["search_half"]))
+        if "base" in found:
+            _check_lengths(problems, config, found["base"], found["search_half"])
     if config.machine.device == "cuda":
         with problems.noting("machine", "device"):
             found["card"] = card()
@@ -117,25 +111,33 @@ def card() -> Card:
 def _base(config: StudyConfig) -> plan.BaseFacts:
     facts = plan.inspect_base(config.base.model, config.base.revision)
     plan.check_is_base(config.base, facts)
-    if template := config.recipe.get("chat_template"):
-        _check_template(str(template))
     if not facts.has_chat_template and not config.recipe.get("chat_template"):
         raise RecipeError(
             f"{config.base.model} has no chat template, as base models often do; give one as chat_template in [recipe] "
             "(`nightshift init --preset rtx-4070-ti` writes a file with one)"
         )
+    _check_template(config, facts)
     return facts
 
 
-def _check_template(template: str) -> None:
-    from jinja2 import Environment, TemplateSyntaxError  # as transformers renders them
-
+def _check_template(config: StudyConfig, facts: plan.BaseFacts) -> None:
+    """Raise RecipeError where the template, the recipe's or the tokenizer's own, would not show a prompt."""
+    given = config.recipe.get("chat_template")
+    text, folder = _template(config, facts)
     try:
-        Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
-    except TemplateSyntaxError as error:
-        raise RecipeError(f"chat_template in [recipe] is no Jinja template: line {error.lineno}: {error}") from None
-    if "messages" not in template:
-        raise RecipeError("chat_template in [recipe] never mentions messages, so it could show no chat; correct it")
+        template.Template(text or "", template.special_tokens(Path(folder or ""))).check()
+    except ObjectiveError as error:
+        whose = "chat_template in [recipe]" if given else f"the chat template of {config.base.model}"
+        raise RecipeError(f"{whose} {error}") from None
+
+
+def _template(config: StudyConfig, facts: plan.BaseFacts) -> tuple[str | None, Path | None]:
+    """The chat template, and the folder with the tokenizer; None for what is not known."""
+    folder = Path(facts.folder or config.base.model).expanduser()
+    given = config.recipe.get("chat_template")
+    if not folder.is_dir():
+        return (str(given) if given else None), None
+    return str(given) if given else own_chat_template(folder), folder
 
 
 def _check_probe(config: StudyConfig, sources: Mapping[str, plan.SourceFacts]) -> None:
@@ -145,6 +147,37 @@ def _check_probe(config: StudyConfig, sources: Mapping[str, plan.SourceFacts]) -
             f"{', '.join(names)}: fewer than two different rows, so that nothing could be held out for the probe; "
             "add rows"
         )
+
+
+def look_at_prompts(config: StudyConfig, facts: plan.BaseFacts | None) -> None:
+    """Raise ConfigError where the prompts, as far as they are there, cannot be asked as the study says: for those who
+    only plan. `facts` are those of the study's own base model; None where another one is planned for."""
+    if not config.objective.prompts.exists():
+        return
+    problems = Problems(config)
+    with problems.noting("objective", "prompts"):
+        prompts, _ = read_prompts(config.objective.prompts)
+        half = _search_half(config.objective.prompts, prompts)
+        with problems.noting("objective", "subset"):
+            _check_subset(config.objective.subset, len(prompts), len(half))
+        if facts:
+            _check_lengths(problems, config, facts, half)
+    problems.raise_all()
+
+
+def _check_lengths(problems: Problems, config: StudyConfig, facts: plan.BaseFacts, half: tuple[Prompt, ...]) -> None:
+    """Note where a prompt and its answer are more than the model's positions: of the search half in the search, of all
+    prompts in the final run."""
+    text, folder = _template(config, facts)
+    keys = {prompt.key for prompt in half}
+    for section, length, asked in (
+        ("objective", config.objective.max_new_tokens, keys),
+        ("final", config.final.max_new_tokens, None),
+    ):
+        with problems.noting(section, "max_new_tokens"):
+            positions.check_file(
+                config.objective.prompts, folder, text, facts.context, length, "lower max_new_tokens", asked
+            )
 
 
 def _check_subset(asked: int, prompts: int, half: int) -> None:
@@ -164,62 +197,12 @@ def _search_half(path: Path, prompts: tuple[Prompt, ...]) -> tuple[Prompt, ...]:
 
 
 def read_prompts(path: Path) -> tuple[tuple[Prompt, ...], str]:
-    """The prompts of a file in IFEval's format, and the SHA-256 of its bytes.
+    """The prompts of a file in IFEval's format, and the SHA-256 of its bytes. Raises ValueError.
 
-    Raises ValueError. That the checkers take the kwargs is seen when the base model is scored.
+    The checkers themselves are tried when the first model is scored; what they need is known here.
     """
     try:
-        data = path.read_bytes()
-        text = data.decode("utf-8-sig")
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist; give the path of a JSONL file of IFEval prompts") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    read = [(number, *_prompt(line)) for number, line in lines]
-    prompts = {number: prompt for number, prompt, _ in read if prompt is not None}
-    wrong = [(f"line {number}", problem) for number, _, problems in read for problem in problems] or _repeated(prompts)
-    if wrong:
-        raise ValueError(f"{path} is no file of IFEval prompts: " + "; ".join(grouped(wrong, MOST_PROBLEMS)))
-    if not lines:
-        raise ValueError(f"{path} is empty; it needs one JSON object a line with {', '.join(PROMPT_FIELDS)}")
-    return tuple(prompts.values()), hashlib.sha256(data).hexdigest()
-
-
-def _prompt(line: str) -> tuple[Prompt | None, list[str]]:
-    """The prompt of one line, or what is wrong with it."""
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError):
-        return None, ["not JSON"]
-    if not isinstance(row, dict):
-        return None, ["no JSON object"]
-    if missing := [field for field in PROMPT_FIELDS if field not in row]:
-        return None, [f"lacks {', '.join(missing)}; it has {', '.join(sorted(row)) or 'nothing'}"]
-    try:
-        prompt = Prompt.model_validate_json(json.dumps({field: row[field] for field in PROMPT_FIELDS}))
-    except ValidationError as error:
-        first = error.errors()[0]
-        return None, [f"{'.'.join(map(str, first['loc']))}: {first['msg']}"]
-    unknown = sorted(set(prompt.instruction_id_list) - INSTRUCTIONS)
-    if unknown:
-        known = sorted(INSTRUCTIONS)
-        return None, [f"{name} is no instruction type of IFEval; {nearest(name, known)}" for name in unknown]
-    if len(prompt.kwargs) != len(prompt.instruction_id_list):
-        return None, [f"{len(prompt.kwargs)} kwargs for {len(prompt.instruction_id_list)} instructions"]
-    return prompt, []
-
-
-def _repeated(prompts: Mapping[int, Prompt]) -> list[tuple[str, str]]:
-    """Verdicts are kept by key, so a key that two lines have is an error: (place, problem) for each."""
-    first: dict[int, int] = {}
-    return [
-        (
-            f"line {number}",
-            f"key {prompt.key} is already that of line {first[prompt.key]}; give every prompt its own key",
-        )
-        for number, prompt in prompts.items()
-        if first.setdefault(prompt.key, number) != number
-    ]
+        file = prompt_file.read(path)
+        return file.prompts(between=" "), file.sha256
+    except ObjectiveError as error:
+        raise ValueError(str(error)) from None

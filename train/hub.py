@@ -95,6 +95,7 @@ def _explained(error: Exception, repo: str, kind: str, revision: str | None) -> 
     if isinstance(error, (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)):
         options = " --repo-type dataset" if kind == "dataset" else ""
         options += f" --revision {revision}" if revision else ""
+        missing = missing.removesuffix("and ")
         return (
             f"{missing}the hub cannot be reached, and the cache does not hold the whole {kind} {repo}: "
             "with a network run once `nightshift fetch STUDY.toml` or, for this alone: "

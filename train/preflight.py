@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
-from train.base import BaseFacts
+from train.base import BaseFacts, own_chat_template
 from train.card import Card, NoCard, card
 from train.planning.calibration import context_bytes
 from train.planning.memory import DeviceKind
@@ -27,6 +28,11 @@ def card_for(device: DeviceKind) -> Card | None:
             f"this run needs a CUDA device, but {reason}; mend the driver (`nvidia-smi` has to list a card), or make "
             "the run on another machine"
         ) from None
+
+
+def template(recipe: Recipe, base: BaseFacts) -> str | None:
+    """The chat template that prompts are put into: the recipe's, else the tokenizer's own."""
+    return recipe.chat_template or own_chat_template(Path(base.folder or ""))
 
 
 def check(recipe: Recipe, base: BaseFacts, run: RunDir, here: Card | None, hours: float, least_hours: float) -> None:

@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from objectives import agreement
+from objectives import agreement, positions
 from objectives.score import ObjectiveError, Score
 from train import final, interrupts, lock, preflight, room, rules, status, until
 from train.clock import spelled
@@ -105,10 +105,10 @@ def check_inputs(recipe: Recipe, asked: argparse.Namespace) -> Path:
     if FROZEN["objective"]["prompts_sha256"] not in (None, digest):
         raise ObjectiveError(f"{prompts} is not the file that was frozen (its sha256 is {digest}); put that one back")
     base = inspect_base(recipe.base.model, recipe.base.revision, recipe.base.sha256)
+    positions.check_frozen(FROZEN["objective"], prompts, base.folder, preflight.template(recipe, base), base.context)
     preflight.check(recipe, base, RUN, card, FROZEN["hours"], FROZEN["least_hours"])
     told += rules.check(recipe, base, inspect_sources(recipe.sources), digest, FROZEN["rules"])
-    told += room.notice(RUN.path, base)
-    for line in told:
+    for line in (*told, *room.notice(RUN.path, base)):
         print(line)
     return prompts
 

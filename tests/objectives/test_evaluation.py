@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,11 @@ class Answers:
     def __init__(self, fail_at: int = -1, halve: bool = False) -> None:
         self.asked: list[str] = []
         self._fail_at, self._halve = fail_at, halve
+        self.too_long = ""
+
+    def check(self, prompts: Sequence[str]) -> None:
+        if self.too_long in prompts:
+            raise ObjectiveError("too long")
 
     def __call__(self, prompts: list[str], *, log: AnswerLog | None = None) -> list[Answer]:
         assert log is not None
@@ -151,3 +157,11 @@ def test_answers_to_other_prompts_or_of_another_model_are_not_taken(
 def test_prompts_that_cannot_be_used_are_told(tmp_path: Path) -> None:
     with pytest.raises(ObjectiveError, match="does not exist"):
         evaluate(tmp_path / "none.jsonl", Answers(), tmp_path / "answers")
+
+
+def test_a_prompt_that_cannot_be_answered_is_told_before_the_first_one_is(prompts: Path, tmp_path: Path) -> None:
+    generate = Answers()
+    generate.too_long = halves(load_prompts(prompts))[1][-1].prompt  # of the half that is asked last
+    with pytest.raises(ObjectiveError, match="too long"):
+        evaluate(prompts, generate, tmp_path / "answers")
+    assert generate.asked == []

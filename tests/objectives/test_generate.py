@@ -223,7 +223,7 @@ def test_a_model_that_can_never_end_is_refused(llama: LlamaForCausalLM, make_tok
 
 def test_a_template_that_fails_is_refused(llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
     for template in ("{{ raise_exception('no users here') }}", "{% for %}"):
-        with pytest.raises(ObjectiveError, match="chat template fails on a"):
+        with pytest.raises(ObjectiveError, match="chat template fails at the assistant's message: "):
             Generator(llama, tokenizer, template, NEW, 2)
 
 
@@ -231,8 +231,12 @@ def test_prompts_beyond_the_models_positions_are_refused(
     llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     generator = Generator(llama, tokenizer, None, 250, 2)
-    with pytest.raises(ObjectiveError, match=r"exceeds the model's 256 positions; lower max_new_tokens to \d+"):
-        generator(["write a note about the river and the old bridge"])
+    said = r"the prompt that begins 'write a note .*' has \d+ tokens .* 256 positions: lower .*max_new_tokens\) to \d+"
+    for ask in (generator, generator.check):
+        with pytest.raises(ObjectiveError, match=said):
+            ask(["write", "write a note about the river and the old bridge"])
+    with pytest.raises(ObjectiveError, match=r"cannot read the prompt that begins 'x x x.*leave such prompts out"):
+        generator.check(["write", "x " * 300])
 
 
 # ---- leaves no trace

@@ -59,30 +59,35 @@ WRONG = {
     "{'key': 1}": "not JSON",
     '[{"key": 1}]': "holds a JSON list",
     json.dumps({"key": 2, "text": "x"}): "lacks prompt, instruction_id_list, kwargs; it has key, text",
-    json.dumps(row(key="3")): "key: Input should be a valid integer",
-    json.dumps(row(key=3, prompt="\ud800")): "row: Invalid JSON",
-    json.dumps(row(key=4, prompt="")): "prompt: String should have at least 1 character",
-    json.dumps(row(key=5, kwargs=[{"num_words": True}])): "kwargs.0.num_words: must be a string, a number",
-    json.dumps(row(key=6, kwargs=[])): "has 1 instructions and 0 kwargs",
+    json.dumps(row(key="3")): "key: it has to be a whole number",
+    json.dumps(row(key=3, prompt="\ud800")): "holds characters that no text can have",
+    json.dumps(row(key=4, prompt="")): "prompt: it is empty",
+    json.dumps(row(key=5, kwargs=[{"num_words": True}])): "kwargs.0.num_words: it has to be a string, a number",
+    json.dumps(row(key=6, kwargs=[])): "has 1 instruction and 0 kwargs",
     json.dumps(row(key=7, instruction_id_list=["punctuation:nocomma"])): (
-        "unknown instruction id 'punctuation:nocomma'; the nearest one is 'punctuation:no_comma'"
+        "punctuation:nocomma is no instruction type of IFEval; the nearest one is punctuation:no_comma"
+    ),
+    json.dumps(row(key=14, instruction_id_list=[], kwargs=[])): "instruction_id_list: it is empty",
+    json.dumps(row(key=15, instruction_id_list="x")): "instruction_id_list: it has to be a list",
+    json.dumps(row(key=16, instruction_id_list=["language:response_language"], kwargs=[{"language": "xx"}])): (
+        "language of language:response_language is 'xx'; it has to be one of 'ar', 'bg'"
     ),
     json.dumps(row(key=8, instruction_id_list=[BULLETS[0]])): "lack num_bullets",
     json.dumps(row(key=9, instruction_id_list=[BULLETS[0]], kwargs=[{"num_bullets": 0}])): "lack num_bullets",
     json.dumps(
         row(key=10, instruction_id_list=[BULLETS[0]], kwargs=[{"num_bullets": "2"}])
-    ): "cannot be used: TypeError",
-    json.dumps(row(key=11, kwargs=[{"words": 3}])): "unexpected keyword argument 'words'",
+    ): "num_bullets of detectable_format:number_bullet_lists is '2'; it has to be a number",
+    json.dumps(row(key=11, kwargs=[{"words": 3}])): "hold words, which it does not know; it takes none",
     json.dumps(
         row(
             key=12,
             instruction_id_list=["length_constraints:number_words"],
             kwargs=[{"num_words": 3, "relation": "most"}],
         )
-    ): "supported relation",
+    ): "it has to be one of 'less than', 'at least'",
     json.dumps(
         row(key=13, instruction_id_list=["keywords:existence"], kwargs=[{"keywords": ["(sea"]}])
-    ): "cannot be used: .*missing \\)",
+    ): "has to be a regular expression: missing \\)",
 }
 
 
@@ -98,10 +103,10 @@ def test_all_errors_of_a_file_come_at_once(tmp_path: Path) -> None:
         load_prompts(path)
     message = str(caught.value)
     assert str(path) in message
-    for number in {*range(2, 2 + len(WRONG))} - {12}:  # line 12 has what line 11 has
+    for number in {*range(2, 2 + len(WRONG))} - {15}:  # line 15 has what line 14 has
         assert len(re.findall(rf"line {number}\b", message)) == 1, message
     assert f"line {len(WRONG) + 3}, key 1: key 1 is already that of line 1" in message
-    assert re.search(r"line 11, key 8 and 1 more line: kwargs of \S+:number_bullet_lists lack num_bullets", message)
+    assert re.search(r"line 14, key 8 and 1 more line: kwargs of \S+:number_bullet_lists lack num_bullets", message)
 
 
 def test_a_file_with_many_errors_shows_twenty_and_counts_the_rest(tmp_path: Path) -> None:
@@ -114,10 +119,9 @@ def test_an_error_that_recurs_is_told_once(tmp_path: Path) -> None:
     with pytest.raises(ObjectiveError) as caught:
         load_prompts(write(tmp_path, ["{", *unknown, "{"]))
     assert str(caught.value).splitlines()[1:] == [
-        "  line 1 and 1 more line: not JSON (Expecting property name enclosed in double quotes: line 1 column 2 (char "
-        "1))",
-        "  line 2, key 0 and 11 more lines: unknown instruction id 'punctuation:nocomma'; the nearest one is "
-        "'punctuation:no_comma'",
+        "  line 1 and 1 more line: not JSON",
+        "  line 2, key 0 and 11 more lines: punctuation:nocomma is no instruction type of IFEval; the nearest one is "
+        "punctuation:no_comma",
     ]
 
 

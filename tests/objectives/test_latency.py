@@ -41,7 +41,7 @@ def test_the_model_reads_and_writes_as_many_tokens_as_asked(
 
 
 def test_more_tokens_than_positions_are_refused(llama: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ObjectiveError, match="exceeds the model's 256 positions"):
+    with pytest.raises(ObjectiveError, match="a prompt of 250 tokens and 16 new ones exceed the model's 256 positions"):
         measure_latency(llama, tokenizer, prompt_tokens=250, new_tokens=16, runs=1, warmups=0)
 
 

@@ -14,7 +14,14 @@ from search.cli import app
 from search.score_settings import text_digest
 from train.rundir import RunDir, write_json
 
-SETTINGS = {"chat_template": "{{ messages }}", "max_new_tokens": 512, "device": "cpu", "versions": {"torch": "2"}}
+SETTINGS = {
+    "chat_template": "{{ messages }}",
+    "max_new_tokens": 512,
+    "batch_size": 16,
+    "device": "cpu",
+    "weights": "nf4",
+    "versions": {"torch": "2"},
+}
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +61,11 @@ def write(folder: Path, made: Score, samples: bool = False, **settings: Any) -> 
     keys = [verdict.key for verdict in made.verdicts]
     record = {
         "model": folder.name,
+        "base": "model",
+        "adapter": None,
+        "prompts": "prompts.jsonl",
+        "fallback": None,
+        "asked": {},
         "texts": {str(key): text_digest(prompt(key)) for key in keys},
         "settings": {**SETTINGS, **settings},
         "scores": {"search": made.model_dump(mode="json")},
@@ -165,9 +177,9 @@ def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:
         (far, "no prompt is common to the two: 4 and 4 were asked"),
         (mute.path, "does not say which texts its prompts had (there is no samples.jsonl)"),
         (failed.path, "this run was never scored (it is failed)"),
-        (old.path, "holds a score of another Nightshift"),
+        (old.path, "holds a score that this version of Nightshift does not read; make one: nightshift score"),
         (fresh.path, "this run has no score yet; make one: nightshift score"),
-        (tmp_path / "study", "this is a study; give one of its runs"),
+        (tmp_path / "study", "this is a study; it has no model yet: nightshift start"),
         (tmp_path / "empty", "there is no score.json here; make one: nightshift score MODEL --out"),
         (tmp_path / "torn.json", "torn.json is no score that `nightshift score` wrote"),
         (tmp_path / "gone", "there is no such file or folder"),

@@ -223,3 +223,11 @@ def test_missing_prompts_are_named(tmp_path: Path) -> None:
     (tmp_path / "prompts.jsonl").unlink()
     with pytest.raises(ObjectiveError, match=r"prompts\.jsonl cannot be read"):
         freeze.freeze(made.config, made.folder)
+
+
+def test_answers_that_would_not_fit_behind_the_prompts_are_refused(study: tuple[Any, Path]) -> None:
+    config, folder = study
+    final = config.final.model_copy(update={"max_new_tokens": 250})
+    said = r"\d+ tokens .* 250 new ones .* 256 positions: freeze with max_new_tokens in \[final\] .* lowered to \d+"
+    with pytest.raises(ObjectiveError, match=said):
+        freeze.freeze(config.model_copy(update={"final": final}), folder)

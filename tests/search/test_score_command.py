@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -18,7 +19,7 @@ import tiny_scored
 from typer.testing import CliRunner, Result
 
 from objectives.score import ObjectiveError
-from search import freeze, score_job, score_model, score_settings, score_view, scoring
+from search import freeze, score_file, score_job, score_model, score_settings, score_view, scoring
 from search.cli import GO_ON, app
 from search.errors import SearchError, WorkerFailed
 from train.rundir import RunDir, write_json
@@ -80,7 +81,7 @@ def scored(made: Path) -> Path:
 def settled(run: Path, *, batch_size: int = 1) -> tuple[score_model.ScoredModel, score_settings.Machine, dict]:  # type: ignore[type-arg]
     """The model in `run`, the machine, and the settings of ASKED."""
     model = score_model.find(str(run))
-    machine = score_settings.machine(model, "cpu", True)
+    machine = score_settings.machine("cpu", True)
     prompts, template = score_settings.prompts(model, "all", None), score_settings.chat_template(model, None)
     lengths = {"max_new_tokens": 60, "batch_size": batch_size}
     return model, machine, score_settings.settings(model, machine, prompts, template, **lengths)
@@ -107,7 +108,9 @@ def test_what_was_stopped_and_gone_on_with_is_what_one_start_gives(scored: Path,
 def test_what_is_there_is_shown_again_without_loading_anything(scored: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in scored.iterdir()}
     answer = nightshift("score", scored.parent, *ASKED)
-    assert (answer.exit_code, answer.stderr) == (0, "")
+    assert answer.exit_code == 0
+    assert answer.stderr.startswith("warning: ")
+    assert "the sealed half is for the final run" in answer.stderr
     words = " ".join(answer.stdout.split())
     for said in (
         "search half sealed half all prompts",
@@ -201,6 +204,29 @@ def test_an_adapter_elsewhere_takes_its_base_s_template(made: Path, tmp_path: Pa
     assert score_settings.out_folder(model, None) == Path("scores/mine")
 
 
+def test_a_trial_is_asked_as_its_study_says(made: Path) -> None:
+    study = made / "studies" / "tiny"
+    run = score_model.find(str(study / "runs" / "003"))
+    own = {"max_new_tokens": 8, "batch_size": 8}
+    said = f"max_new_tokens 8 and batch_size 8 as in {study / 'study.toml'}"
+    assert score_settings.lengths(run, None, None, "nightshift") == (own, said)
+    assert score_settings.lengths(run, None, None, "vllm")[0] == {"max_new_tokens": 8, "batch_size": 128}
+    base = score_model.find(str(made / "model"))
+    assert score_settings.lengths(base, None, None, "nightshift") == ({"max_new_tokens": 1280, "batch_size": 16}, "")
+
+
+def test_only_a_trial_s_sealed_half_is_warned_of(made: Path) -> None:
+    run, base = (score_model.find(str(made / name)) for name in ("studies/tiny/runs/003", "model"))
+    assert [bool(score_settings.opened(run, part)) for part in ("search", "sealed", "all")] == [False, True, True]
+    assert not score_settings.opened(base, "all")
+
+
+def test_a_model_has_as_many_threads_alone_as_beside_its_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert score_settings.machine("cpu", True).threads == 1  # OMP_NUM_THREADS
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert score_settings.machine("cpu", True).threads == len(os.sched_getaffinity(0))
+
+
 def test_the_untuned_model_of_a_study_needs_no_adapter(made: Path) -> None:
     runs = made / "studies" / "tiny" / "runs"
     base = RunDir(runs / "base")
@@ -216,17 +242,23 @@ def test_a_final_run_s_prompts_are_those_that_were_frozen(made: Path, tmp_path: 
     tiny.write_prompts(file, 10)
     digest = score_settings.read_prompts(file)[1]
     for sha256 in (digest, "0" * 64):
-        objective = {"prompts": str(file), "prompts_sha256": sha256}
+        objective = {"prompts": str(file), "prompts_sha256": sha256, "max_new_tokens": 48, "batch_size": 3}
         (tmp_path / "final_run.py").write_text(freeze.render({"objective": objective}))
         model = score_model.find(str(final.path))
         if sha256 == digest:
             assert score_settings.prompts(model, score_settings.part_of(model, None), None).count == 10
+            source = tmp_path / "final_run.py"
+            assert score_settings.lengths(model, None, None, "nightshift") == (
+                {"max_new_tokens": 48, "batch_size": 3},
+                f"max_new_tokens 48 and batch_size 3 as in {source}",
+            )
+            assert score_settings.lengths(model, 9, 9, "vllm") == ({"max_new_tokens": 9, "batch_size": 9}, "")
         else:
             with pytest.raises(ObjectiveError, match="is not the file that was frozen with"):
                 score_settings.prompts(model, "all", None)
             assert score_settings.prompts(model, "sealed", file).count == 5
     (tmp_path / "final_run.py").write_text("print()")
-    with pytest.raises(SearchError, match="was edited, so its prompts are not known: add --file PATH"):
+    with pytest.raises(SearchError, match=r"was edited, so that its prompts .* are not known: add --file PATH, --max"):
         score_settings.prompts(model, "all", None)
 
 
@@ -268,7 +300,21 @@ def test_every_mistake_is_told_before_anything_is_loaded(made: Path, tmp_path: P
     model, prompts = made / "model", ("--file", made / "prompts.jsonl")
     before = sorted(tmp_path.rglob("*"))
     for arguments, said in [
-        (["nowhere", *prompts], "there is no folder nowhere, and the hub cannot be reached"),
+        (["nowhere", *prompts], "nowhere: there is no such folder, and a hub id has the form owner/name: give a model"),
+        (
+            ["emtpy", *prompts],
+            "emtpy: there is no such folder, and a hub id has the form owner/name: did you mean empty?",
+        ),
+        (
+            ["owner/nowhere", *prompts],
+            "there is no folder owner/nowhere, the hub cannot be reached, and the cache does",
+        ),
+        (["", *prompts], "the model's name is empty; give a model's folder or hub id"),
+        ([made / "studies" / "tiny" / "runs" / "3"], f"did you mean {made / 'studies' / 'tiny' / 'runs' / '003'}?"),
+        ([made / "studies" / "tiny" / "runs" / "9"], "there is no such run; the last one that holds an adapter is 003"),
+        ([made], f"is a study; give one of its models: {made / 'studies' / 'tiny' / 'runs' / '003'} for trial 3"),
+        ([model, *prompts, "--out", made / "prompts.jsonl" / "x"], "prompts.jsonl is a file; give a folder"),
+        ([model, *prompts, "--max-new-tokens", "250"], "model's 256 positions: lower --max-new-tokens to 2"),
         (["empty", *prompts], "empty has no config.json, so it is no model in Hugging Face format"),
         ([made / "prompts.jsonl", *prompts], "is a file; give the folder that holds config.json"),
         ([model], "which prompts? There is no ifeval_input_data.jsonl here"),
@@ -280,7 +326,10 @@ def test_every_mistake_is_told_before_anything_is_loaded(made: Path, tmp_path: P
         (["bare", *prompts], "bare has no chat template, as base models often do: put one into a file"),
         (["bare", *prompts, "--chat-template", "gone"], "--chat-template gone cannot be read"),
         (["bare", *prompts, "--chat-template", "broken.jinja"], "is no Jinja: line 1"),
-        (["bare", *prompts, "--chat-template", "mute.jinja"], "never mentions messages"),
+        (
+            ["bare", *prompts, "--chat-template", "mute.jinja"],
+            "mute.jinja never shows what a user says: it makes '### '",
+        ),
         ([made / "studies" / "tiny"], "is a study; give one of its models"),
         (["pruned"], "pruned holds no adapter: it is pruned; give a run that was trained to its end"),
         (["other"], "recipe.json is no recipe of this Nightshift (base: Field required)"),
@@ -325,15 +374,60 @@ def test_a_process_that_dies_is_explained(scored: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "job.json").exists()
 
 
-@pytest.mark.parametrize("name", ["score.json", "settings.json"])
-@pytest.mark.parametrize("text", ['{"scores": {"all": ', "[]"])
-def test_a_damaged_file_is_told_with_what_to_do(scored: Path, tmp_path: Path, name: str, text: str) -> None:
+def spoiled(record: dict[str, Any], what: str) -> dict[str, Any]:
+    """The record with one thing wrong."""
+    if what == "share":
+        record["scores"]["all"]["prompt_strict"]["value"] = 7.5
+    elif what == "score":
+        record["scores"]["all"] = {}
+    elif what == "no settings":
+        del record["settings"]
+    else:
+        record[what] = None
+    return record
+
+
+@pytest.mark.parametrize("what", ["text", "list", "share", "score", "scores", "texts", "settings", "no settings"])
+def test_a_damaged_score_is_told_with_what_to_do(scored: Path, tmp_path: Path, what: str) -> None:
     shutil.copytree(scored, tmp_path / "damaged")
-    (tmp_path / "damaged" / name).write_text(text)
-    with pytest.raises(SearchError, match=f"{name} is damaged; remove it"):
-        score_job.check_settings(tmp_path / "damaged", {}) if name == "settings.json" else score_job.stored_score(
-            tmp_path / "damaged", "all"
-        )
+    path = tmp_path / "damaged" / "score.json"
+    text = {"text": '{"scores": {"all": ', "list": "[]"}.get(what)
+    path.write_text(text or json.dumps(spoiled(json.loads(path.read_text()), what)))
+    answer = nightshift("score", scored.parent, *ASKED, "--out", tmp_path / "damaged")
+    assert answer.exit_code == 2, answer.output
+    assert f"score.json is damaged; remove it, and what was answered already is scored again: rm {path}" in " ".join(
+        answer.stderr.split()
+    )
+
+
+def test_a_score_without_its_settings_is_not_taken_for_another_model_s(
+    scored: Path, made: Path, tmp_path: Path
+) -> None:
+    out = Path(shutil.copytree(scored, tmp_path / "out"))
+    (out / "settings.json").unlink()
+    again = nightshift("score", scored.parent, *ASKED, "--out", out)
+    assert again.exit_code == 0, again.stderr
+    other = nightshift("score", made / "model", "--file", made / "prompts.jsonl", *ASKED, "--out", out)
+    assert other.exit_code == 2
+    assert "holds answers that were made with other settings (another adapter" in " ".join(other.stderr.split())
+
+
+def test_damaged_settings_matter_only_without_a_score(scored: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(scored, tmp_path / "out"))
+    (out / "settings.json").write_text("[]")
+    assert nightshift("score", scored.parent, *ASKED, "--out", out).exit_code == 0
+    (out / "score.json").unlink()
+    with pytest.raises(SearchError, match=r"settings.json is damaged; remove it"):
+        score_file.check_settings(out, {})
+
+
+def test_a_folder_without_answers_is_free(made: Path, tmp_path: Path) -> None:
+    """What a refused start left does not stand in the way of the cure."""
+    write_json(tmp_path / "settings.json", {"max_new_tokens": 1280})
+    score_file.check_settings(tmp_path, {"max_new_tokens": 60})
+    (tmp_path / "answers-search.jsonl").touch()
+    with pytest.raises(SearchError, match="max_new_tokens 1280, now 60"):
+        score_file.check_settings(tmp_path, {"max_new_tokens": 60})
 
 
 def test_answers_to_other_prompts_stay_in_the_samples(tmp_path: Path) -> None:

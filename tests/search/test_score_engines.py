@@ -11,7 +11,7 @@ import tiny_scored
 from typer.testing import CliRunner
 
 from objectives.score import ObjectiveError
-from search import score_engine, score_job, score_model, score_settings, score_view, scoring
+from search import score_engine, score_file, score_job, score_model, score_settings, score_view, scoring
 from search.cli import app
 from search.errors import SearchError
 from search.score_engine import Engine
@@ -149,5 +149,6 @@ def test_scores_of_two_engines_are_not_taken_for_the_same(made: Path, tmp_path: 
     assert [one["engine"] for one in facts] == ["nightshift", ENGINE]
     settings = score_settings.settings(model, Machine("cpu", "cpu", 1, True), prompts, None)
     (tmp_path / "settings.json").write_text(json.dumps(settings))
+    (tmp_path / "answers-all.jsonl").touch()
     with pytest.raises(SearchError, match=f"engine nightshift, now {ENGINE}"):
-        score_job.check_settings(tmp_path, {**settings, "engine": ENGINE})
+        score_file.check_settings(tmp_path, {**settings, "engine": ENGINE})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -93,7 +94,14 @@ def test_a_base_without_a_chat_template_needs_one(study: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "said"), [("{% for", "is no Jinja template: line 1"), ("hello", "never mentions")]
+    ("template", "said"),
+    [
+        ("{% for", "chat_template in [recipe] is no Jinja: line 1"),
+        ("hello", "never shows what a user says: it makes 'hello' of the prompt 'quokka'"),
+        ("{% for m in messages %}### {{ m.role }}{% endfor %}", "never shows what a user says: it makes '### user' of"),
+        ("{# messages #}", "never shows what a user says: it makes nothing of it"),
+        ("{{ raise_exception('no users here') }}", "fails on a user message: no users here"),
+    ],
 )
 def test_a_chat_template_that_could_show_no_chat_is_refused(study: Path, template: str, said: str) -> None:
     study.write_text(study.read_text().replace("[recipe]", f'[recipe]\nchat_template = "{template}"'))
@@ -136,12 +144,22 @@ def test_targets_that_the_model_has_not_name_those_it_has(study: Path, old: str,
     ("line", "said"),
     [
         ("not json", "line 25: not JSON"),
-        ("[1]", "line 25: no JSON object"),
+        ("[1]", "line 25: holds a JSON list; an object with key"),
+        (
+            PROMPT.replace("punctuation:no_comma", "keywords:existence").replace("{}", '{"keywords": ["(sea"]}'),
+            "line 25, key 1: keywords of keywords:existence is ['(sea']; it has to be a regular expression: missing ),",
+        ),
         ('{"key": 1, "prompt": "x"}', "line 25: lacks instruction_id_list, kwargs; it has key, prompt"),
-        (PROMPT.replace('"x"', "null"), "line 25: prompt: Input should be a valid string"),
-        (PROMPT.replace("no_comma", "no_coma"), "punctuation:no_coma is no instruction type of IFEval; did you mean"),
-        (PROMPT.replace("[{}]", "[]"), "line 25: 0 kwargs for 1 instructions"),
-        (PROMPT.replace('"key": 1', '"key": 3'), "line 25: key 3 is already that of line 4; give every prompt its own"),
+        (PROMPT.replace('"x"', "null"), "line 25: prompt: it has to be a string"),
+        (
+            PROMPT.replace("no_comma", "no_coma"),
+            "line 25, key 1: punctuation:no_coma is no instruction type of IFEval; the nearest",
+        ),
+        (PROMPT.replace("[{}]", "[]"), "line 25, key 1: has 1 instruction and 0 kwargs; one each is needed"),
+        (
+            PROMPT.replace('"key": 1', '"key": 3'),
+            "line 25, key 3: key 3 is already that of line 4; give every prompt its own",
+        ),
     ],
 )
 def test_a_bad_prompt_is_named_by_its_line(study: Path, line: str, said: str) -> None:
@@ -150,7 +168,9 @@ def test_a_bad_prompt_is_named_by_its_line(study: Path, line: str, said: str) ->
     assert said in problems(study)[0]
 
 
-@pytest.mark.parametrize(("content", "said"), [(b"", "is empty; it needs"), ("é".encode("latin-1"), "is not UTF-8")])
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"", "holds no prompt; it needs"), ("é".encode("latin-1"), "is not UTF-8")]
+)
 def test_a_prompts_file_that_holds_no_prompts_is_refused(study: Path, content: bytes, said: str) -> None:
     (study.parent / "prompts.jsonl").write_bytes(content)
     assert said in problems(study)[0]
@@ -172,6 +192,20 @@ def test_a_subset_larger_than_the_half_that_a_search_sees_is_refused(study: Path
     study.write_text(study.read_text().replace("subset = 8", "subset = 13"))
     assert "[objective] subset: it is 13; the file holds 24 prompts" in problems(study)[0]
     assert problems(study)[0].endswith("so it must be from 1 to 12")
+
+
+def test_answers_that_do_not_fit_into_the_model_s_positions_are_refused(study: Path) -> None:
+    study.write_text(study.read_text().replace("max_new_tokens = 8", "max_new_tokens = 250"))
+    in_search, in_final = problems(study)
+    assert "[objective] max_new_tokens: prompt " in in_search
+    assert re.search(r"\(line \d+ of .*prompts.jsonl\) has \d+ tokens .* 256 positions: lower max_new_tok", in_search)
+    assert "[final] max_new_tokens: prompt " in in_final
+    fits = int(in_final.rpartition("max_new_tokens to ")[2])
+    study.write_text(study.read_text().replace("max_new_tokens = 250", f"max_new_tokens = {fits}"))
+    survey(config.load(study))
+    study.write_text(study.read_text().replace(f"max_new_tokens = {fits}", f"max_new_tokens = {fits + 1}", 1))
+    study.write_text(study.read_text().replace(f"max_new_tokens = {fits}\n", f"max_new_tokens = {fits + 1}\n"))
+    assert "[final] max_new_tokens" in problems(study)[-1]
 
 
 # The card
