@@ -15,6 +15,7 @@ from train.until import Until
 from train.watch import StepFacts
 
 PROGRESS_S = 5.0  # between two lines on a terminal; elsewhere there is one for each twentieth of the run
+WORTH_TELLING = 0.02  # share of the run by which its end moves
 UNTIL_S = 60.0  # before a switch-off: what nobody foresees
 Show = Callable[[str], None]
 
@@ -34,13 +35,13 @@ class Witness:
     ) -> None:
         self._run, self._horizon, self._clock, self._allowance_s = run, horizon, clock, allowance_s
         self._signals, self._until, self._show = signals, until, show
-        self._probe, self._end, self._twentieth = "", 0, -1
+        self._probe, self._told_end, self._twentieth = "", 0, -1
         self._began_s, self._shown_at = clock.spent_s, 0.0
         self._stepped_at = math.nan
         self._longest_s = 0.0
 
     def step(self, facts: StepFacts) -> None:
-        """Show a line now and then, and each change of the end."""
+        """Show a line now and then, and where the end has moved by something."""
         now = time.monotonic()
         if math.isnan(self._stepped_at):
             self._run.append_event({"event": "under_way", "seconds": self._clock.spent_s - self._began_s})
@@ -52,13 +53,16 @@ class Witness:
         if now - self._shown_at >= PROGRESS_S if sys.stdout.isatty() else twentieth != self._twentieth:
             self._shown_at, self._twentieth = now, twentieth
             spent = spelled(self._clock.spent_s, self._allowance_s)
-            self._show(f"step {facts.step:,} of {self._end:,}  loss {facts.loss:.4f}{self._probe}  {spent}")
+            end = self._horizon.course.now.steps
+            self._show(f"step {facts.step:,} of {end:,}  loss {facts.loss:.4f}{self._probe}  {spent}")
 
     def _tell_end(self) -> None:
-        now = self._horizon.course.now
-        if self._end and now.steps != self._end:
-            self._show(f"the end is at step {now.steps:,} now, not at {self._end:,}: {WORDS[now.why]}")
-        self._end = now.steps
+        now, before = self._horizon.course.now, self._told_end
+        if before and abs(now.steps - before) <= WORTH_TELLING * before:
+            return
+        self._told_end = now.steps
+        if before:
+            self._show(f"the end is at step {now.steps:,} now, not at {before:,}: {WORDS[now.why]}")
 
     def rung(self, fraction: float, step: int, bits_per_byte: float) -> bool:
         """Remember the probe; a final run is not pruned."""
