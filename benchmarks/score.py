@@ -216,9 +216,12 @@ not an hour. lm-eval's `auto` is not run on it: that begins with five passes ove
 transformers' continuous batching gives the same texts and is slower on the CPU, which is why nothing here uses it; on
 CUDA neither is measured yet.
 
-Where no answer ends, whole answers cannot reach a third in float32: the matrices alone are 1.07e12 operations, 14 s at
-the 75 GFLOP/s that is this core's best, 0.36 of lm-eval's seconds. Drafts from a row's own past would save nothing: no
-pair of tokens of these answers ever comes back.
+Where no answer ends, whole answers cannot reach a third in float32: the matrices alone are 1.07e12 operations, 10 s at
+the 110 GFLOP/s that is this core's best in oneDNN, 0.34 of lm-eval's seconds. Drafts from a row's own past would save
+nothing: no pair of tokens of these answers ever comes back. On the rehearsal model a quarter of our time is attention,
+to keys and values that no longer fit in the processor's cache, a quarter is matrices, and the rest is spread over small
+operations and checks. Tried there and no faster: attention in bands of rows of like length, oneDNN's layout for small
+matrices, smaller batches.
 """
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Checking alone: seconds for recorded answers of three models to IFEval's 541 prompts, and lm-eval's verdicts on them.
+"""Checking alone: CPU seconds for recorded answers of three models to IFEval's 541 prompts, and lm-eval's verdicts.
 
 The answers are those of NIGHTSHIFT_SHARED/data/ifeval_responses_three_models.jsonl.gz. The peer is lm-eval's own two
 functions, strict and loose, on the same answers and with the same checkers.
@@ -64,12 +64,12 @@ def _figures(model: str, rows: list[tuple[Prompt, str]]) -> list[Figure]:
 
 
 def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """The median of a few turns, and what the last one gave."""
+    """The median CPU seconds of a few turns, and what the last one gave."""
     seconds = []
     for _ in range(TURNS):
-        began = time.perf_counter()
+        began = time.process_time()
         made = run()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.process_time() - began)
     return statistics.median(seconds), made
 
 
