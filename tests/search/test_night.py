@@ -159,7 +159,7 @@ def test_an_interrupted_trial_goes_on_and_gives_the_same_weights(
 @pytest.fixture(scope="module")
 def endless_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One trial that no test sees the end of."""
-    return tiny.write_study(tmp_path_factory.mktemp("endless"), trials=1, examples=400_000)
+    return tiny.write_study(tmp_path_factory.mktemp("endless"), trials=1, examples=400_000, budget_hours=1.0)
 
 
 def test_the_budget_is_never_exceeded_and_more_of_it_lets_the_trial_go_on(endless_study: Path, tmp_path: Path) -> None:
