@@ -218,9 +218,9 @@ FROZEN = json.loads(r"""{
   "transformers": "5.23.0",
   "trl": "1.16.0"
  },
- "code_sha256": "2ab07f5d7b688b4aaf1821c724aa2c59203625b8f049e10f527337a09ca043f0",
+ "code_sha256": "8c4fc2a06e25b1b98885e174324b1efab9943374da65cdba49db0e713e436db2",
  "lock_sha256": null,
- "sha256": "7d753482170d4436bc413054055c9ab705715de229e8dec78b4a62f00ad8bf48"
+ "sha256": "7b10ebe6dc7b31bfb44654e5d3891d41647de1ad610a81388cb6407a64602c0a"
 }""")  # noqa: E501, RUF100
 
 RUN = RunDir(Path(__file__).resolve().with_name("final"))
@@ -304,7 +304,7 @@ def run(recipe: Recipe, prompts: Path, asked: argparse.Namespace, signals: inter
     os.environ.update(OMP_NUM_THREADS=str(recipe.threads), TOKENIZERS_PARALLELISM="false")  # before torch is imported
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     for name, change in FROZEN["origin"].get("changes", {}).items():
-        print(f"{name}: {change['from']:,} in the trial, {change['to']:,} here ({change['why']})")
+        print(f"{name}: {change['from']:,.10g} in the trial, {change['to']:,.10g} here ({change['why']})")
     if asked.replay:
         Decisions(RUN.path / FILE, recipe).take(Path(asked.replay))
     switch_off = until.Until.of(asked.until) if asked.until else None

@@ -118,7 +118,7 @@ def run(recipe: Recipe, prompts: Path, asked: argparse.Namespace, signals: inter
     os.environ.update(OMP_NUM_THREADS=str(recipe.threads), TOKENIZERS_PARALLELISM="false")  # before torch is imported
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     for name, change in FROZEN["origin"].get("changes", {}).items():
-        print(f"{name}: {change['from']:,} in the trial, {change['to']:,} here ({change['why']})")
+        print(f"{name}: {change['from']:,.10g} in the trial, {change['to']:,.10g} here ({change['why']})")
     if asked.replay:
         Decisions(RUN.path / FILE, recipe).take(Path(asked.replay))
     switch_off = until.Until.of(asked.until) if asked.until else None
