@@ -81,14 +81,22 @@ class Race:
         """The winner's score on fresh prompts."""
         return next((runner.fresh for runner in self.runners if runner.trial == self.winner), None)
 
+    @property
+    def brief(self) -> str:
+        """How it ended, if it did, without figures."""
+        if self.next:
+            return "the final race is not over"
+        return "the final race has no winner" if self.winner is None else f"trial {self.winner} won the final race"
+
     def __str__(self) -> str:
         """In a sentence without its end: `trial 7 won the final race of 3: 0.725 ± 0.050 on 80 fresh prompts`."""
-        who = f"the final race of {len(self.runners)}" if len(self.runners) > 1 else "the final race, alone"
+        alone = len(self.runners) == 1
+        who = "the final race" if alone else f"the final race of {len(self.runners)}"
         if self.next:
             return f"{who} is not over: {self.asked} of {self.prompts} fresh prompts asked"
         if self.winner is None or self.fresh is None:
             return f"{who} has no winner: none could be asked"
-        return f"trial {self.winner} won {who}: {self.fresh} on {self.fresh.n} fresh prompts"
+        return f"trial {self.winner} won {who}{', alone' * alone}: {self.fresh} on {self.fresh.n} fresh prompts"
 
 
 def run(finalists: Sequence[Finalist], stages: Sequence[int], prompts: int) -> Race:

@@ -42,9 +42,9 @@ class FinalRace:
         return None
 
     def said(self) -> str:
-        """How the race stands, or why there is none, in a sentence; empty where nobody asked for one."""
+        """How the race stands, or why there is none, in a few words; none where nobody asked for one."""
         if race := self._keep():
-            return str(race)
+            return race.brief
         return finals_record.nothing_to_ask(self.config, len(self.survey.search_half))
 
     @cached_property

@@ -37,6 +37,7 @@ def test_all_answer_a_stage_before_any_answers_the_next() -> None:
     told = race(finalist(3, 50, [True] * 10), finalist(1, 49, [True] * 10))
     assert (told.next, told.asked, told.winner) == (Turn(3, 10, 20), 10, None)
     assert str(told) == "the final race of 2 is not over: 10 of 40 fresh prompts asked"
+    assert told.brief == "the final race is not over"
 
 
 def test_one_that_is_clearly_behind_is_out_and_the_last_one_left_wins_at_once() -> None:
@@ -46,6 +47,7 @@ def test_one_that_is_clearly_behind_is_out_and_the_last_one_left_wins_at_once() 
     assert [each.out for each in told.runners] == ["behind trial 1 after 10 prompts", "", told.runners[0].out]
     assert told.fresh == Measure.of([True] * 10)
     assert str(told) == "trial 1 won the final race of 3: 1.000 ± 0.000 on 10 fresh prompts"
+    assert told.brief == "trial 1 won the final race"
 
 
 def test_between_those_that_nothing_tells_apart_the_fresh_prompts_decide() -> None:
@@ -69,7 +71,8 @@ def test_one_that_cannot_be_asked_is_left_out() -> None:
     assert (told.winner, told.runners[0].out) == (1, "could not be asked: no adapter")
     nobody = race(finalist(2, 50, failed="could not be asked: no adapter"))
     assert (nobody.winner, nobody.next) == (None, None)
-    assert str(nobody) == "the final race, alone has no winner: none could be asked"
+    assert str(nobody) == "the final race has no winner: none could be asked"
+    assert nobody.brief == "the final race has no winner"
 
 
 VERDICTS = st.lists(st.booleans(), min_size=40, max_size=40)

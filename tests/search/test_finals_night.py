@@ -82,7 +82,7 @@ def test_the_finalists_answer_the_prompts_that_no_trial_was_asked(study_file: Pa
     assert race is not None
     assert study.best is not None
     assert (race.next, race.prompts, race.winner) == (None, ENDS[-1], study.best.number)
-    assert study.ending == f"all 3 trials are done; {race}"
+    assert study.ending == f"all 3 trials are done; trial {race.winner} won the final race"
     assert race.fresh is not None
     assert sorted(each.trial for each in race.runners) == [0, 1, 2]
 
@@ -175,7 +175,7 @@ def test_a_night_that_ends_first_leaves_the_race_for_the_next(study_file: Path, 
     assert not turns(folder)
     budget_s = ledger(folder).spent_s() + 1.0
     ending = work(study_file, folder, budget_s=budget_s)
-    assert ending == "all 3 trials are done; the final race of 3 is not over: 0 of 20 fresh prompts asked"
+    assert ending == "all 3 trials are done; the final race is not over"
     assert ledger(folder).spent_s() <= budget_s
 
 
