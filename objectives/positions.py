@@ -28,11 +28,11 @@ def check_file(
     `folder` holds the tokenizer. Where it has no tokenizer.json, or nothing says how a chat looks, only the new tokens
     are compared; the model itself compares all of them later.
     """
-    if new_tokens >= positions:
-        raise ObjectiveError(
-            f"{new_tokens:,} new tokens leave no room for a prompt in the model's {positions:,} positions: {lower}"
-        )
     if folder is None or template is None or not (folder / "tokenizer.json").is_file():
+        if new_tokens >= positions:
+            raise ObjectiveError(
+                f"{new_tokens:,} new tokens leave no room for a prompt in the model's {positions:,} positions: {lower}"
+            )
         return
     rows = [(number, row) for number, row in _rows(path) if keys is None or row["key"] in keys]
     lengths = _lengths([row["prompt"] for _, row in rows], folder, template)

@@ -37,6 +37,7 @@ def attributes(run: str, plan: Plan, result: Json, gpu_seconds: float) -> dict[s
     if result.get("score"):
         score, race = _score(result), result["race"]
         values |= {"prompts_asked": race["asked"], "prompts_of": race["of"], "generated_tokens": score.tokens}
+        values["prompts_followed"] = sum(verdict.followed for verdict in score.verdicts)
         if race["behind"] is not None:
             return {**values, BEHIND: race["behind"]}
         values["score"] = score.prompt_strict.model_dump()

@@ -200,9 +200,10 @@ def _columns(view: StudyView, shown: Sequence[TrialView]) -> list[tuple[int, Col
 
 
 def score(trial: TrialView) -> str:
-    """Its score; for one that was ended as behind, the estimate: `≈ 0.41, behind 3 after 24`."""
+    """Its score; for one that was ended as behind, what it did, then the estimate: `9 of 24 followed, behind 3, ≈ 0.41`."""
     if trial.behind is not None and trial.value is not None:
-        return f"≈ {trial.value:.2f}, behind {trial.behind} after {trial.asked}"
+        done = f"after {trial.asked}" if trial.followed is None else f"{trial.followed} of {trial.asked} followed"
+        return f"{done}, behind {trial.behind}, ≈ {trial.value:.2f}"
     return str(trial.score) if trial.score else ""
 
 

@@ -61,7 +61,8 @@ def told_state(trial: TrialView) -> str:
 def told_score(trial: TrialView) -> str:
     """Its score, or the estimate of one, marked as such."""
     if trial.behind is not None and trial.value is not None:
-        return f"≈ {trial.value:.3f}"
+        done = "" if trial.followed is None else f"{trial.followed} of {trial.asked}, "
+        return f"{done}≈ {trial.value:.3f}"
     return measure(trial.score)
 
 

@@ -40,7 +40,8 @@ def trials(records: Records) -> Iterator[Block]:
     probes = [f"probe at {f:.0%}" for f in fractions]
     head = ("trial", "state", "score", "prompts asked", *probes, "GPU time", "attempts", "prior")
     rows = [_trial_row(t, fractions) for t in trials]
-    caption = "How the trials went; the probe is in bits per byte, and a score with ≈ is an estimate."
+    caption = "How the trials went; the probe is in bits per byte, and what stands behind ≈ is the "
+    caption += "estimate for a trial that was ended early."
     yield Table(head, rows, "rlrr" + "r" * len(fractions) + "rrl", strong=strong, caption=caption)
     names = list(dict.fromkeys(name for t in trials for name in t.params))
     rows = [(str(t.number), *(text.value(t.params.get(name), digits=3) for name in names)) for t in trials]

@@ -38,6 +38,7 @@ class TrialView:
     prior: str = ""  # name of the hand-picked recipe, where it is one
     value: float | None = None  # what the sampler was told: the score, or an estimate of it for a trial that is behind
     asked: int = 0  # prompts
+    followed: int | None = None  # of those; None where that was not written down
     behind: int | None = None  # the trial that it was behind, so that it was asked no more
 
 
@@ -198,6 +199,7 @@ def _trial(record: TrialRecord, work: Work, running: Attempt | None) -> TrialVie
         prior=str(attributes.get("prior", "")),
         value=record.value,
         asked=attributes.get("prompts_asked", 0),
+        followed=attributes.get("prompts_followed"),
         behind=attributes.get(BEHIND),
     )
 

@@ -227,11 +227,21 @@ def test_a_trial_that_was_asked_everything_has_its_plain_accuracy() -> None:
     assert estimate({1: True, 2: False}, None, [1, 2]) == 0.5
 
 
-def test_what_was_not_asked_counts_as_the_incumbents_verdict_less_what_the_asked_lead_to_expect() -> None:
+def test_what_was_not_asked_counts_as_what_was_asked_of_its_kind_leads_to_expect() -> None:
     incumbent = {1: True, 2: True, 3: True, 4: False}
-    assert estimate({1: False, 2: True}, incumbent, [1, 2, 3, 4]) == pytest.approx((3 - 1 - 1 * 0.5) / 4)
-    assert estimate({1: True, 2: True}, incumbent, [1, 2, 3, 4]) == 0.75
-    assert estimate({4: True, 2: True}, incumbent, [1, 2, 3, 4]) == 1.0  # what it gained counts once
+    like, other = (16 + 1) / (20 + 2), 2 / 20  # the posterior means, but for the one in a thousand
+    expected = (1 + like + other) / 4
+    assert estimate({1: False, 2: True}, incumbent, [1, 2, 3, 4]) == pytest.approx(expected, abs=1e-3)
+    assert estimate({1: True, 2: True}, incumbent, [1, 2, 3, 4]) < 0.75  # what lies below the incumbent stays below
+    assert estimate({1: False, 2: True, 3: True}, incumbent, [1, 2, 3, 4]) == 0.5
+
+
+def test_a_trial_that_follows_nothing_is_worth_next_to_nothing() -> None:
+    """Of 24 prompts, 16 of them followed by the incumbent, none: a reader has to see that it came to nothing."""
+    incumbent = {key: key < 16 or 24 <= key < 53 for key in range(64)}
+    hopeless, middling = dict.fromkeys(range(24), False), {key: key < 11 for key in range(24)}
+    assert estimate(hopeless, incumbent, range(64)) < 0.05
+    assert 0.4 < estimate(middling, incumbent, range(64)) < 0.55
 
 
 def test_without_an_incumbent_the_prompts_asked_stand_for_all() -> None:

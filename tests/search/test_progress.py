@@ -101,13 +101,13 @@ def test_a_row_holds_parameters_rungs_score_and_seconds() -> None:
 
 
 def test_a_trial_that_was_ended_as_behind_shows_its_estimate_and_is_never_the_best() -> None:
-    behind = trial(1, score=None, asked=24, behind=0, reason="behind trial 0 after 24 of 64 prompts")
+    behind = trial(1, score=None, asked=24, followed=9, behind=0, reason="behind trial 0 after 24 of 64 prompts")
     view = study(trial(0, value=0.4), dataclasses.replace(behind, value=0.412))
     (row,) = (line for line in shown(view, 160).splitlines() if line.split()[:2] == ["1", "complete"])
-    assert "≈ 0.41, behind 0 after 24" in row
+    assert "9 of 24 followed, behind 0, ≈ 0.41" in row
     assert "best 0.400 ± 0.056 (trial 0)" in shown(view)
     (line,) = changes(study(trial(0, value=0.4), trial(1, "running")), view)[-1:]
-    assert line == "trial 1 complete, ≈ 0.41, behind 0 after 24; 2 of 24 trials, 2m 05s of 1h 00m GPU time"
+    assert line == "trial 1 complete, 9 of 24 followed, behind 0, ≈ 0.41; 2 of 24 trials, 2m 05s of 1h 00m GPU time"
 
 
 def race(asked: int, winner: int | None = None, **out: str) -> Race:
