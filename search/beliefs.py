@@ -3,10 +3,12 @@
 It is the field's knowledge, which every user has: adapters on all linear layers (Dettmers et al., QLoRA, 2023), LoRA's
 learning rate about ten times that of full fine-tuning and so in the upper part of what people search, small batches, a
 rank that is not too small (Schulman et al., LoRA Without Regret, 2025; Biderman et al., LoRA Learns Less and Forgets
-Less, 2024), little dropout, preference pairs after instructions (Lambert et al., Tulu 3, 2024). As the priors of piBO
-(Hvarfner et al., 2022) it is weak: its standard deviation over recipes is a quarter of what recipes are assumed to
-differ by (search.surrogate.BETWEEN), so that a handful of trials which say otherwise outweigh it. Nothing is believed
-of high learning rates, nor of how much of a data set to take.
+Less, 2024), little dropout, preference pairs after instructions (Lambert et al., Tulu 3, 2024). Nothing is believed of
+high learning rates, nor of how much of a data set to take.
+
+A prior mean alone, however weak, holds a search that it misleads: nothing contradicts it, as nothing else is tried. So
+each belief only says where to begin and which values matter; how right it is, down to its opposite, is learned with
+the rest (search.surrogate.DOUBT).
 """
 
 from __future__ import annotations
@@ -26,12 +28,11 @@ RATE = "learning_rate"
 HIGH, FALL = 0.65, 0.6  # how far up its range a learning rate is high enough; what the lowest one loses to those
 
 
-def prior_mean(points: Points, places: Array) -> Array:
-    """Of recipes at these places, shape (recipes, parameters): how much more than others they promise, in logits."""
-    promise = np.zeros(len(places))
-    for number, (name, parameter) in enumerate(points.space.items()):
-        promise += _promise(name, parameter, places[:, number])
-    return promise
+def promises(points: Points, places: Array) -> Array:
+    """Of recipes at these places, shape (recipes, parameters): how many logits more than others each parameter's value
+    promises. Together they are the prior mean; how far each is to be trusted is the surrogate's to find out."""
+    columns = [_promise(name, parameter, places[:, n]) for n, (name, parameter) in enumerate(points.space.items())]
+    return np.column_stack(columns)
 
 
 def _promise(name: str, parameter: Parameter, places: Array) -> Array:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from scipy.special import ndtr
 
-from search.beliefs import prior_mean
+from search.beliefs import promises
 from search.parameters import Value
 from search.points import Array, Params, Points
-from search.surrogate import MEAN, Observations, Surrogate
+from search.surrogate import MEAN, Observations, Recipes, Surrogate
 from search.tried import Tried
 
 DRAWN, NEIGHBOURS, LEADERS = 600, 60, 5  # recipes considered: at random; near each of the best trials
@@ -35,10 +35,8 @@ class Policy:
         self._known = [trial.params for trial in tried]
         self._tried = _telling(tried)
         self._places = np.array([points.places(trial.params) for trial in self._tried])
-        believed = prior_mean(points, self._places)
-        y, noise = _expected(self._tried)
-        self._surrogate = Surrogate(Observations(points.coordinates(self._places), y - believed, noise))
-        self._mean = believed + self._surrogate.of_trials()[0]
+        self._surrogate = Surrogate(Observations(_recipes(points, self._places), *_expected(self._tried)))
+        self._mean, _ = self._surrogate.of_trials()
         self._best = max(self.expected().values(), default=float(_share(np.array(MEAN - 1.0))))
 
     def expected(self) -> dict[int, float]:
@@ -55,15 +53,18 @@ class Policy:
         leaders = np.argsort(-self._mean, kind="stable")[:LEADERS]
         near = [self._points.near(self._places[i], NEIGHBOURS, rng) for i in leaders]
         pool = self._points.with_fixed(np.concatenate([self._points.draw(DRAWN, rng), *near]), fixed)
-        mean, sd = self._surrogate.fresh(self._points.coordinates(pool))
-        gain = _improvement(prior_mean(self._points, pool) + mean, sd, self._best)
+        gain = _improvement(*self._surrogate.fresh(_recipes(self._points, pool)), self._best)
         return _first(self._points, pool[np.argsort(-gain, kind="stable")], self._known, fits)
 
 
 def believed(points: Points, seed: Sequence[int], fixed: Mapping[str, Value], fits: Fits = lambda _: True) -> Params:
     """Where no trial has shown anything: of recipes at random, the one that promises most among those that fit."""
     pool = points.with_fixed(points.draw(DRAWN, np.random.default_rng([*seed])), fixed)
-    return _first(points, pool[np.argsort(-prior_mean(points, pool), kind="stable")], [], fits)
+    return _first(points, pool[np.argsort(-promises(points, pool).sum(axis=1), kind="stable")], [], fits)
+
+
+def _recipes(points: Points, places: Array) -> Recipes:
+    return Recipes(points.coordinates(places), promises(points, places))
 
 
 def _first(points: Points, ordered: Array, known: Sequence[Mapping[str, Value]], fits: Fits) -> Params:

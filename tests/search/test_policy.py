@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from search.parameters import FloatRange
 from search.points import Points
 from search.policy import Policy
-from search.surrogate import Observations, Surrogate
+from search.surrogate import Observations, Recipes, Surrogate
 from search.tried import Tried
 
 POINTS = Points({"learning_rate": FloatRange(low=0.0, high=1.0), "dropout": FloatRange(low=0.0, high=1.0)}, {})
@@ -29,21 +29,26 @@ def good(at: float) -> float:
     return max(0.0, 0.9 - 2.0 * (at - 0.7) ** 2)
 
 
+def plain(x: np.ndarray) -> Recipes:
+    """Recipes of which nothing is believed."""
+    return Recipes(x, np.zeros((len(x), 0)))
+
+
 def test_a_surrogate_finds_what_it_was_shown() -> None:
     rng = np.random.default_rng(0)
     x = rng.random((30, 2))
     y = 2.0 * np.sin(3.0 * x[:, 0])  # the second coordinate tells nothing
-    surrogate = Surrogate(Observations(x, y, np.full(30, 0.01)))
+    surrogate = Surrogate(Observations(plain(x), y, np.full(30, 0.01)))
     unseen = rng.random((50, 2))
-    mean, sd = surrogate.fresh(unseen)
+    mean, sd = surrogate.fresh(plain(unseen))
     assert np.corrcoef(mean, 2.0 * np.sin(3.0 * unseen[:, 0]))[0, 1] > 0.95
     assert (sd > 0).all()
 
 
 def test_a_trial_is_known_better_than_a_new_one_of_its_recipe() -> None:
     x = np.array([[0.5, 0.5]])
-    surrogate = Surrogate(Observations(x, np.array([1.0]), np.array([0.05])))
-    assert surrogate.of_trials()[1][0] < surrogate.fresh(x)[1][0]
+    surrogate = Surrogate(Observations(plain(x), np.array([1.0]), np.array([0.05])))
+    assert surrogate.of_trials()[1][0] < surrogate.fresh(plain(x))[1][0]
 
 
 @settings(max_examples=15, deadline=None)
