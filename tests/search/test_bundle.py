@@ -92,6 +92,7 @@ def put_what_is_missing(folder: Path, finished: Path) -> None:
     shutil.copy(finished.parents[1] / "chat.jsonl", folder / "inputs" / "data" / "chat.jsonl")
 
 
+@pytest.mark.timeout(900)
 def test_a_bundle_is_made_again_bit_for_bit(finished: Path, unpacked: Path) -> None:
     refused = reproduce(unpacked)
     assert refused.returncode == 2
