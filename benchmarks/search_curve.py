@@ -246,15 +246,15 @@ NOTE = """![Regret against GPU-seconds](../search-regret.png)
 
 Recipes that were really trained are replayed (docs/benchmarks/landscapes.md); a night is 40 random recipes long. Regret
 is taken of what the picked trial is worth in truth, not of its score. Every search comes in two forms: with the
-hand-picked recipes first, and without any. With them, the first or second of them is already as good as what random
-search ends at, whoever searches: a quarter of those seconds is less than one trial, and no search can be there. The
+hand-picked recipes first, and without any. With them, the first or second of them is as good as what random search with
+them ends at, for most searches: a quarter of those seconds is less than one trial, and none can be there. The
 seconds to the best peer's last regret tell searches apart in either form. Intervals are 95 % bootstrap intervals over
 the nights, paired by the seed.
 
 Nightshift believes something of recipes before it has seen any (search/beliefs.py: all linear layers, a learning rate
 that is not low, small batches, rank, little dropout, a preference stage), and other tools do not. *Nothing believed* is
-the same search without that. Both choose and rank by one surrogate, whose settings, like what is believed and how
-strongly, were set on llama-0, with its table known; the other two landscapes were looked at for this page alone.
+the same search without that. The settings of its surrogate, like what is believed and how strongly, were set on
+llama-0, with its table known; the other two landscapes decided nothing.
 
 GPU-seconds are those of training, probing and asking; starting up, loading and the search's own thinking are charged to
 nobody. A peer's trial trains to 1/4, 1/2 and the end, reports at each what served it best on llama-0 (see
@@ -262,10 +262,9 @@ benchmarks/search_peers.py), pays for it, and is compared on 64 random prompts o
 highest share is picked. Nightshift picks the trial of which its surrogate expects most. Ray Tune's and Syne Tune's own
 schedulers and searchers decide, in loops of ours with one worker and simulated time. Nightshift is the study that the
 service works on, with its sampler, its pruner and its ranking, without the service's processes, without the race that
-asks bad trials fewer prompts, and without the final race on fresh prompts. Searches that think for long or have a twin
-have fewer nights and no line above: Optuna's GPSampler takes some 20 s a night, and Syne Tune's BOHB, which models
-nothing before it has seen more trials than a night holds, is its ASHA here. Syne Tune's ASHACQR, at 140 s a night, has
-none.
+asks bad trials fewer prompts, and without the final race on fresh prompts. Syne Tune's BOHB models nothing
+before it has seen more trials than a night holds: it is its ASHA here, and has fewer nights. Optuna's GPSampler (some
+20 s a night) and Syne Tune's ASHACQR (140 s) have none where no row names them.
 """
 
 if __name__ == "__main__":
