@@ -16,9 +16,8 @@ import math
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from objectives.score import Frozen, Measure, ObjectiveError, Verdict
+from objectives.score import Frozen, Measure, ObjectiveError, Verdict, Z
 
-Z = 1.959963984540054  # of the normal distribution, for 95 %
 METHOD = "95 % intervals: Tango's score interval (prompts), clustered by prompt (instructions); p: McNemar, exact"
 _HALVINGS = 60  # of an interval of width 1: below a double's precision
 

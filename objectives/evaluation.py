@@ -54,8 +54,9 @@ def evaluate(
     """The Scores of `parts`, and of "all" where both halves are asked; and the lines of samples.jsonl for all of them.
 
     `parts` are halves, or "all" alone: that is for files that cannot be halved. The answers to each go to
-    KEEP-PART.jsonl batch by batch, and a later call takes them from there, so that an interruption costs one batch.
-    They are those of one `identity`: what decides the answers beside the prompts.
+    KEEP-PART.jsonl as `generate` puts them there, and a later call takes them from there: an interruption costs what
+    was not put yet, which are a few batches (SEGMENT in objectives.generate). They are those of one `identity`: what
+    decides the answers beside the prompts.
     Raises ObjectiveError for prompts that cannot be used.
     """
     assert parts, "nothing is asked"

@@ -13,6 +13,9 @@ class ObjectiveError(Exception):
     """Prompts or answers that cannot be scored: the message says what is wrong, where, and what to do next."""
 
 
+Z = 1.959963984540054  # of the normal distribution, for 95 %
+
+
 class Frozen(BaseModel):
     """Immutable, closed to unknown keys, and free of NaN and infinity."""
 
@@ -121,7 +124,16 @@ class Measure(Frozen):
         p = sum(outcomes) / n if n else 0.0
         return cls(value=p, standard_error=math.sqrt(p * (1 - p) / n) if n else 0.0, n=n)
 
+    @property
+    def bound(self) -> float:
+        """The end of Wilson's 95 % interval that is not the value's own, for one that is 0 or 1: there the standard
+        error is 0, and says nothing of how sure the value is."""
+        half = Z**2 / (self.n + Z**2)
+        return half if self.value == 0.0 else 1.0 - half
+
     def __str__(self) -> str:
+        if self.n and self.value in (0.0, 1.0):
+            return f"{self.value:.3f}, {'≤' if self.value == 0.0 else '≥'} {self.bound:.3f}"
         return f"{self.value:.3f} ± {self.standard_error:.3f}"
 
 

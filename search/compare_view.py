@@ -11,8 +11,9 @@ from rich.text import Text
 
 from objectives.compare import METHOD, Comparison, Paired
 from search.score_records import Stored, unlike
-from search.score_view import METRICS, percent, table
+from search.score_view import METRICS, share, table
 
+MOST_KEYS = 20  # of prompts gained or lost
 MOST_CHARACTERS = 1500  # of an answer that is shown
 
 
@@ -54,7 +55,7 @@ def _short(of_a: object, of_b: object) -> str:
 
 
 def _metrics(made: Comparison) -> Table:
-    shown = table("Percent ± standard error, and B - A in points")
+    shown = table("Share followed ± standard error")
     for heading in ("", "A", "B", "B - A", "95 % interval"):
         shown.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for name, words in METRICS.items():
@@ -64,8 +65,7 @@ def _metrics(made: Comparison) -> Table:
 
 
 def _cells(one: Paired) -> tuple[str, ...]:
-    interval = f"{100 * one.low:+.1f} to {100 * one.high:+.1f}"
-    return percent(one.a), percent(one.b), f"{100 * one.difference:+.1f}", interval
+    return share(one.a), share(one.b), f"{one.difference:+.3f}", f"{one.low:+.3f} to {one.high:+.3f}"
 
 
 def _verdict(made: Comparison) -> str:
@@ -92,7 +92,8 @@ def _types(made: Comparison) -> Table:
 
 
 def _keys(keys: tuple[int, ...]) -> str:
-    return ", ".join(map(str, keys)) if keys else "none"
+    more = f" and {len(keys) - MOST_KEYS} more, which --json names" if len(keys) > MOST_KEYS else ""
+    return ", ".join(map(str, keys[:MOST_KEYS])) + more if keys else "none"
 
 
 def _shown(a: Stored, b: Stored, made: Comparison, show: int) -> Iterator[RenderableType]:

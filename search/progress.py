@@ -200,7 +200,7 @@ def _columns(view: StudyView, shown: Sequence[TrialView]) -> list[tuple[int, Col
 
 
 def score(trial: TrialView) -> str:
-    """Its score; for one that was ended as behind, what it did, then the estimate: `9 of 24 followed, behind 3, ≈ 0.41`."""
+    """Its score; of one that was ended as behind, what it did and an estimate: `9 of 24 followed, behind 3, ≈ 0.4`."""
     if trial.behind is not None and trial.value is not None:
         done = f"after {trial.asked}" if trial.followed is None else f"{trial.followed} of {trial.asked} followed"
         return f"{done}, behind {trial.behind}, ≈ {trial.value:.2f}"

@@ -101,4 +101,5 @@ def _facts(records: Records) -> list[Fact]:
 
 
 def _fact(label: str, measure: Measure, prompts: str) -> Fact:
-    return Fact(label, f"{measure.value:.3f}", f"± {measure.standard_error:.3f}, {measure.n} {prompts}")
+    value, _, error = str(measure).replace(",", "").partition(" ")
+    return Fact(label, value, f"{error}, {measure.n} {prompts}")

@@ -11,13 +11,14 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from objectives.score import ObjectiveError, Score
-from search import score_file
-from search.errors import SearchError
+from search import freeze_file, score_file
+from search.errors import FreezeDiffers, SearchError
 from search.home import STUDY_FILE
+from search.score_engine import OWN
 from search.score_file import SAMPLES, SCORE
 from search.score_model import models_of
 from search.score_settings import text_digest
-from train.rundir import Json, read_json
+from train.rundir import Json, RunDir, read_json
 
 WIDEST = ("all", "search", "sealed")
 SETTINGS = ("chat_template", "max_new_tokens", "batch_size", "device", "threads", "weights", "engine", "versions")
@@ -102,7 +103,22 @@ def _of_run(name: str, path: Path) -> Stored:
         ) from None
     samples = _samples(path)
     texts = {key: text_digest(one.prompt) for key, one in samples.items()}
-    return Stored(name, part, score, texts, samples, ended=(result.get("race") or {}).get("behind") is not None)
+    ended = (result.get("race") or {}).get("behind") is not None
+    return Stored(name, part, score, texts, samples, _settings_of(RunDir(path), result), ended)
+
+
+def _settings_of(run: RunDir, result: Json) -> dict[str, object]:
+    """What is known of how a run was scored: by its job, or the frozen file beside a final run, and its recipe."""
+    try:
+        job, recipe = read_json(run.job), read_json(run.recipe_path)
+        frozen = run.path.resolve().with_name(freeze_file.FILE)
+        asked = (job or {}).get("objective") or (freeze_file.constant(frozen)["objective"] if frozen.is_file() else {})
+    except (AssertionError, OSError, KeyError, ValueError, FreezeDiffers):
+        return {}
+    known = {name: asked.get(name) for name in ("max_new_tokens", "batch_size")}
+    known |= {"chat_template": (recipe or {}).get("chat_template"), "versions": result.get("versions")}
+    known |= {"weights": "nf4", "engine": OWN.name}  # as every run is scored
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _score(found: Json) -> Score:

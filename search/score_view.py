@@ -17,11 +17,11 @@ from train.rundir import Json
 
 PARTS = {"search": "search half", "sealed": "sealed half", "all": "all prompts"}
 METRICS = {
-    "prompt_strict": "prompts followed, strict",
-    "clean": "the same without the defective prompts",
-    "prompt_loose": "prompts followed, loose",
-    "instruction_strict": "instructions followed, strict",
-    "instruction_loose": "instructions followed, loose",
+    "prompt_strict": "prompts, strict",
+    "clean": "prompts, strict, clean",
+    "prompt_loose": "prompts, loose",
+    "instruction_strict": "instructions, strict",
+    "instruction_loose": "instructions, loose",
 }
 
 
@@ -73,8 +73,8 @@ def _progress(event: Json) -> str:
     if event["event"] == "run":
         return f"run {event['done']} of {event['of']}"
     kept = f", {event['kept']} of them by an earlier start" if event["kept"] else ""
-    part = f" ({PARTS[event['part']]})" if event["part"] != "all" else ""
-    line = f"{event['done']} of {counted(event['prompts'], 'prompt')} answered{kept}{part}"
+    at = f", now in the {PARTS[event['part']]}" if event["part"] != "all" else ""
+    line = f"{event['done']} of {counted(event['prompts'], 'prompt')} answered{kept}{at}"
     if not event["tokens"]:
         return line
     rate = f", {event['tokens'] / event['seconds']:,.0f} tokens/s" if event["seconds"] else ""
@@ -127,33 +127,33 @@ def table(title: str = "") -> Table:
     )
 
 
-def percent(measure: Measure | None) -> str:
-    """A proportion and its standard error, in percent and points."""
-    return f"{100 * measure.value:.1f} ± {100 * measure.standard_error:.1f}" if measure else "not known"
+def share(measure: Measure | None) -> str:
+    """A proportion as it is told everywhere: with its standard error, or at 0 and 1 with Wilson's bound."""
+    return str(measure) if measure else "not known"
 
 
 def _metrics(scores: dict[str, Score]) -> Table:
-    made = table("Percent ± standard error")
+    """Without the clean metric, where no prompt is defective and it would repeat the official one."""
+    made = table("Share followed ± standard error")
     made.add_column("")
     for name in scores:
         made.add_column(PARTS[name], justify="right")
     made.add_row("prompts asked", *(str(score.prompt_strict.n) for score in scores.values()), style="dim")
+    defective = [score.prompt_strict.n - (score.clean.n if score.clean else 0) for score in scores.values()]
+    if any(defective):
+        made.add_row("of them defective", *map(str, defective), style="dim")
     for name, words in METRICS.items():
-        made.add_row(words, *(_cell(getattr(score, name), score, name) for score in scores.values()))
+        if name != "clean" or any(defective):
+            made.add_row(words, *(share(getattr(score, name)) for score in scores.values()))
     return made
-
-
-def _cell(measure: Measure | None, score: Score, name: str) -> str:
-    fewer = name == "clean" and measure is not None and measure.n < score.prompt_strict.n
-    return percent(measure) + (f" (n={measure.n})" if fewer and measure else "")
 
 
 def _types(score: Score) -> Table:
     made = table("By instruction type, strict")
-    for heading in ("", "followed", "of", "percent"):
+    for heading in ("", "followed", "of", "share"):
         made.add_column(heading, justify="right" if heading else "left")
     for name, measure in sorted(score.by_type.items(), key=lambda item: (-item[1].value, item[0])):
-        made.add_row(name, str(round(measure.value * measure.n)), str(measure.n), f"{100 * measure.value:.0f}")
+        made.add_row(name, str(round(measure.value * measure.n)), str(measure.n), f"{measure.value:.2f}")
     return made
 
 

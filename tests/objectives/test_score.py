@@ -68,6 +68,11 @@ def test_a_measure_of_nothing_is_zero() -> None:
     assert str(Measure.of([True, False])) == "0.500 ± 0.354"
 
 
+def test_none_and_all_are_told_with_wilson_s_bound_and_no_error_of_nothing() -> None:
+    assert str(Measure.of([False] * 64)) == "0.000, ≤ 0.057"
+    assert str(Measure.of([True] * 64)) == "1.000, ≥ 0.943"
+
+
 def test_what_qualifies_a_score_is_said() -> None:
     plain = score([verdict(1, (True,), (True,)), verdict(2, (False,), (False,))])
     (line,) = plain.remarks

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from objectives.score import Score, Verdict
+from search import freeze
 from search.cli import app
 from search.score_settings import text_digest
 from train.rundir import RunDir, write_json
@@ -91,7 +92,7 @@ def test_two_scores_side_by_side_with_the_answers_that_differ(tmp_path: Path) ->
         "compared on the 12 prompts that both answered",
         "warning: max new tokens differs: 512 for A, 1280 for B",
         "warning: versions differ: torch 2 and 3",
-        "prompts followed, strict 33.3 ± 13.6 75.0 ± 12.5 +41.7",
+        "prompts, strict 0.333 ± 0.136 0.750 ± 0.125 +0.417",
         "6 gained, 1 lost, 3 followed by both, 2 by neither; p = 0.125",
         "punctuation:no_comma 6 2 5 +3",
         "gained by B: 4, 5, 6, 7, 8, 9 lost by B: 0",
@@ -138,7 +139,7 @@ def test_trials_and_final_runs_are_found_by_their_folders(tmp_path: Path) -> Non
     answer = nightshift("compare", trial.path, other.path)
     assert answer.exit_code == 0, answer.stderr
     assert "some answers were ended once their strict verdict was decided" in answer.stdout
-    assert "prompts followed, loose" not in answer.stdout
+    assert "prompts, loose" not in answer.stdout
     assert "was ended by the race" not in answer.stdout
     behind = {"outcome": "completed", "score": made, "race": {"asked": 4, "of": 8, "behind": 3}}
     write_json(other.result, behind)
@@ -150,6 +151,27 @@ def test_trials_and_final_runs_are_found_by_their_folders(tmp_path: Path) -> Non
     assert "1 gained, 0 lost" in nightshift("compare", trial.path, final.path).stdout
     write(trial.path / "scores", score("nnnn"))  # what `score` made of it comes first
     assert "4 gained, 0 lost" in nightshift("compare", trial.path, final.path).stdout
+
+
+def test_other_lengths_and_batches_of_a_run_and_a_final_run_are_warned_of(tmp_path: Path) -> None:
+    run, final = RunDir(tmp_path / "runs" / "003"), RunDir(tmp_path / "final")
+    made = score("yyny").model_dump(mode="json")
+    for one in (run, final):
+        one.path.mkdir(parents=True)
+        write_json(one.result, {"outcome": "completed", "score": made})
+    write_json(run.job, {"objective": {"max_new_tokens": 512, "batch_size": 64}})
+    (tmp_path / "final_run.py").write_text(freeze.render({"objective": {"max_new_tokens": 1280, "batch_size": 16}}))
+    words = " ".join(nightshift("compare", run.path, final.path).stdout.split())
+    assert "warning: max new tokens differs: 512 for A, 1280 for B" in words
+    assert "warning: batch size differs: 64 for A, 16 for B" in words
+
+
+def test_of_many_keys_the_first_are_shown(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "one", score("n" * 100)), write(tmp_path / "two", score("y" * 100))
+    words = " ".join(nightshift("compare", one, two).stdout.split())
+    assert "gained by B: 0, 1, 2" in words
+    assert "18, 19 and 80 more, which --json names" in words
+    assert "0.000, ≤ 0.037 1.000, ≥ 0.963" in words
 
 
 def test_what_cannot_be_compared_is_told(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_one_that_is_clearly_behind_is_out_and_the_last_one_left_wins_at_once() 
     assert told.winner == 1
     assert [each.out for each in told.runners] == ["behind trial 1 after 10 prompts", "", told.runners[0].out]
     assert told.fresh == Measure.of([True] * 10)
-    assert str(told) == "trial 1 won the final race of 3: 1.000 ± 0.000 on 10 fresh prompts"
+    assert str(told) == "trial 1 won the final race of 3: 1.000, ≥ 0.722 on 10 fresh prompts"
     assert told.brief == "trial 1 won the final race"
 
 

@@ -115,8 +115,8 @@ def test_what_is_there_is_shown_again_without_loading_anything(scored: Path) -> 
     for said in (
         "search half sealed half all prompts",
         "prompts asked 12 12 24",
-        "prompts followed, strict",
-        "instructions followed, loose",
+        "prompts, strict",
+        "instructions, loose",
         "startend:quotation",
         "hit the length cap",
         "tokens/s, checking included",
@@ -162,9 +162,9 @@ def test_the_line_of_progress_tells_what_this_start_made(capsys: pytest.CaptureF
         follow({**event, "done": 300, "tokens": 0, "seconds": 0.0})
         follow({**event, **made})
     assert capsys.readouterr().err.splitlines() == [
-        "300 of 541 prompts answered, 300 of them by an earlier start (sealed half)",
-        "400 of 541 prompts answered, 300 of them by an earlier start (sealed half); 12,000 tokens in 40.0 s, "
-        "300 tokens/s",
+        "300 of 541 prompts answered, 300 of them by an earlier start, now in the sealed half",
+        "400 of 541 prompts answered, 300 of them by an earlier start, now in the sealed half; 12,000 tokens in "
+        "40.0 s, 300 tokens/s",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -152,3 +153,10 @@ def test_scores_of_two_engines_are_not_taken_for_the_same(made: Path, tmp_path: 
     (tmp_path / "answers-all.jsonl").touch()
     with pytest.raises(SearchError, match=f"engine nightshift, now {ENGINE}"):
         score_file.check_settings(tmp_path, {**settings, "engine": ENGINE})
+
+
+def test_nightshift_s_own_python_and_what_is_none_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(SearchError, match=r"is Nightshift's own environment, where vLLM would replace its torch; make"):
+        score_engine.engine("vllm", sys.executable)
+    with pytest.raises(SearchError, match=r"true is no python: asked for vLLM's version it said nothing; make one"):
+        score_engine.engine("vllm", shutil.which("true"))
