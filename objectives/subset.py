@@ -23,7 +23,11 @@ def halves(prompts: Sequence[Prompt]) -> tuple[tuple[Prompt, ...], tuple[Prompt,
     """
     groups = _groups(prompts)
     if len(groups) < 2:
-        raise ObjectiveError(f"{len(prompts)} prompts with {len(groups)} different texts cannot be halved; give more")
+        texts = "one text" if groups else "no text"
+        count = f"{len(prompts)} prompt{'s' * (len(prompts) != 1)}"
+        raise ObjectiveError(
+            f"{count} with {texts} cannot be halved, since both halves need one of their own; give more"
+        )
     search, sealed = _halve(groups)
     return _spread(search), _spread(sealed)
 

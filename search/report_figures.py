@@ -158,7 +158,9 @@ def by_type(panels: Sequence[tuple[str, Followed, Followed]], after_name: str) -
             frame(axes, palette)
             _pairs(axes, palette, [(before.get(name), after.get(name)) for name in names], after_name)
             label(axes, palette, f"share followed, {prompts}", "", grid="x")
-        counts = [" / ".join(str(after[name].n) if name in after else "0" for _, _, after in panels) for name in names]
+        counts = [
+            " and ".join(str(after[name].n) if name in after else "0" for _, _, after in panels) for name in names
+        ]
         labels = [f"{name.replace(':', ': ')}  ({count})" for name, count in zip(names, counts, strict=True)]
         columns[0].set_yticks(range(len(names)), labels)
         columns[0].set_ylim(-0.7, len(names) - 0.3)

@@ -25,6 +25,8 @@ METRICS = {
     "instruction_loose": "instructions, loose",
 }
 SAMPLE_CHARACTERS = 600
+TYPES = "Share of instructions followed, judged strictly, of n asked in each half; ± of the final run."
+NOT_ASKED = "not asked"
 PUNKT = "python -m nltk.downloader punkt_tab"
 
 
@@ -60,9 +62,11 @@ def _headline(records: Records) -> Iterator[Block]:
     head = ("model", "search's subset", *HALVES.values())
     rows = [("base model", text.measure(study.base), *_halves(final.base_scores if final else {}))]
     if study.best:
-        rows.append((f"best trial ({text.trial_name(study.best)})", text.measure(study.best.score), "", "", ""))
+        rows.append(
+            (f"best trial ({text.trial_name(study.best)})", text.measure(study.best.score), *[NOT_ASKED] * len(HALVES))
+        )
     if final and final.scores:
-        rows.append(("final run", "", *_halves(final.scores)))
+        rows.append(("final run", NOT_ASKED, *_halves(final.scores)))
     yield Table(head, rows, "lrrrr", strong=len(rows) - 1 if final and final.scores else None)
     if not study.base:
         yield Missing("The base model is not scored yet.", text.start(records))
@@ -71,7 +75,7 @@ def _headline(records: Records) -> Iterator[Block]:
 
 
 def _halves(scores: Mapping[str, Score]) -> tuple[str, ...]:
-    return tuple(str(scores[half].prompt_strict) if half in scores else "" for half in HALVES)
+    return tuple(str(scores[half].prompt_strict) if half in scores else NOT_ASKED for half in HALVES)
 
 
 def _not_scored(records: Records) -> Iterator[Block]:
@@ -108,16 +112,16 @@ def _type_table(halves: Mapping[str, tuple[Score, Score]]) -> Table:
     names = sorted({name for pair in halves.values() for score in pair for name in score.by_type})
     head = ["type of instruction"]
     for prompts in halves:
-        head += [f"{prompts}: n", f"{prompts}: base", f"{prompts}: final"]
+        head += [f"{prompts}: n", "base", "final"]
     cells = {name: [cell for pair in halves.values() for cell in _type_cells(name, pair)] for name in names}
     rows = [(name.replace(":", ": "), *row) for name, row in cells.items()]
-    return Table(head, rows, "l" + "rrr" * len(halves), caption="Share of instructions followed, judged strictly.")
+    return Table(head, rows, "l" + "rrr" * len(halves), caption=TYPES)
 
 
 def _type_cells(name: str, pair: tuple[Score, Score]) -> tuple[str, str, str]:
     before, after = (score.by_type.get(name) for score in pair)
     counted = after or before
-    return str(counted.n) if counted else "", text.measure(before), text.measure(after)
+    return str(counted.n) if counted else "", f"{before.value:.3f}" if before else "", text.measure(after)
 
 
 def _search_evaluation(records: Records) -> Iterator[Block]:
@@ -174,8 +178,9 @@ def _types(halves: Mapping[str, tuple[Score, ...]], name: str, errors: str) -> B
     panels = [(half, before.by_type, after.by_type) for half, (before, after) in halves.items()]
     return picture(
         "types",
-        "By type of instruction",
-        f"Share of instructions followed, strict, {errors}; in brackets how many there are of each type.",
+        "Instructions followed, by type",
+        f"Share of instructions followed, strict, {errors}; in brackets how many of each type were asked"
+        + (", in the one half and in the other." if len(halves) > 1 else "."),
         figures.by_type(panels, name),
     )
 

@@ -102,7 +102,7 @@ def test_a_subset_of_a_wrong_size_is_refused(n: int) -> None:
 
 
 def test_one_text_cannot_be_halved() -> None:
-    with pytest.raises(ObjectiveError, match="2 prompts with 1 different texts cannot be halved"):
+    with pytest.raises(ObjectiveError, match="2 prompts with one text cannot be halved"):
         halves([prompt(1, "a river", TYPES), prompt(2, "A  river", TYPES)])
 
 

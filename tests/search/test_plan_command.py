@@ -266,3 +266,17 @@ def test_the_costs_are_learned_from_the_studys_own_trials(made: Path) -> None:
     assert plan["trials"]["learned_from"] == 3
     (elsewhere,) = json.loads(nightshift("plan", str(made), "--memory", "4", "--json").stdout)
     assert elsewhere["trials"]["learned_from"] == 0
+
+
+def test_a_study_that_could_not_be_started_is_not_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NIGHTSHIFT_HOME", str(tmp_path / "home"))
+    file = made_study.write_study_file(tmp_path)
+    text = file.read_text()
+    for old, new, said in (
+        ("subset = 8", "subset = 10000", "[objective] subset: it is 10000; the file holds 24 prompts"),
+        ("max_new_tokens = 8", "max_new_tokens = 250", "256 positions: lower max_new_tokens to 2"),
+    ):
+        file.write_text(text.replace(old, new))
+        answer = nightshift("plan", str(file))
+        assert answer.exit_code == 2, answer.output
+        assert said in " ".join(answer.stderr.split())

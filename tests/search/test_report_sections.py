@@ -205,3 +205,17 @@ def test_answers_that_were_ended_early_have_no_verdicts_by_type(study: Path) -> 
             ended = {"prompt_loose": None, "instruction_strict": None, "instruction_loose": None, "by_type": {}}
             write_json(path, {**result, "score": {**result["score"], **ended}})
     assert re.search(r"nightshift score \S+/runs/\d{3} --prompts search", said(told(study)))
+
+
+def test_the_table_of_types_fits_a_page_and_what_was_never_asked_is_said(finished: Path) -> None:
+    document = told(finished)
+    tables = [block for section in document.sections for block in section.blocks if isinstance(block, Table)]
+    table = next(each for each in tables if each.head[0] == "type of instruction")
+    assert list(table.head) == [
+        "type of instruction",
+        *("search half: n", "base", "final"),
+        *("sealed half: n", "base", "final"),
+    ]
+    assert all("±" not in row[2] + row[5] for row in table.rows)
+    best = next(each for each in rows(document) if each[0].startswith("best trial (") and len(each) == 5)
+    assert best[2:] == ("not asked",) * 3

@@ -323,7 +323,10 @@ def test_every_mistake_is_told_before_anything_is_loaded(made: Path, tmp_path: P
         ([model], "which prompts? There is no ifeval_input_data.jsonl here"),
         ([model, "--file", "gone.jsonl"], "gone.jsonl does not exist"),
         ([model, "--file", "unknown.jsonl"], "line 3, key 2: punctuation:no_coma is no instruction type of IFEval"),
-        ([model, "--file", "one.jsonl", "--prompts", "search"], "cannot be halved; give more, or ask all of them with"),
+        (
+            [model, "--file", "one.jsonl", "--prompts", "search"],
+            "need one of their own; give more, or ask all of them with",
+        ),
         (["endless", *prompts], "endless has no EOS token, so that answers would not end and could not be scored"),
         ([model, *prompts, "--ifbench", "x"], "--ifbench x: nothing was generated, as nothing could judge it"),
         (["bare", *prompts], "bare has no chat template, as base models often do: put one into a file"),

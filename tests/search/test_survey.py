@@ -178,7 +178,7 @@ def test_a_prompts_file_that_holds_no_prompts_is_refused(study: Path, content: b
 
 def test_prompts_that_cannot_be_halved_are_refused(study: Path) -> None:
     (study.parent / "prompts.jsonl").write_text(PROMPT + "\n")
-    assert "prompts.jsonl: 1 prompts with 1 different texts cannot be halved; give more" in problems(study)[0]
+    assert "prompts.jsonl: 1 prompt with one text cannot be halved, since both halves need" in problems(study)[0]
 
 
 def test_fields_that_nobody_needs_are_left_out(study: Path) -> None:
