@@ -128,8 +128,8 @@ def _of_run(run: RunDir) -> ScoredModel:
         first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
         what = f"{'.'.join(map(str, first['loc']))}: {str(first['msg']).removeprefix('Value error, ')}"
         raise SearchError(
-            f"{run.recipe_path} is no recipe of this Nightshift ({what}); give its adapter's folder moved elsewhere, with "
-            "--chat-template"
+            f"{run.recipe_path} is no recipe of this Nightshift ({what}); give its adapter's folder moved elsewhere, "
+            "with --chat-template"
         ) from None
     if run.path.resolve().name != BASE_RUN and not (run.adapter / ADAPTER_CONFIG).is_file():
         raise SearchError(f"{run.path} holds no adapter{_why_not(run)}; give a run that was trained to its end")
