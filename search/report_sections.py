@@ -51,7 +51,8 @@ def document(records: Records) -> Document:
         footer=Paragraph(
             "Written by Nightshift from what was recorded in ",
             Mono(str(records.study.folder)),
-            ". Scores are proportions of IFEval prompts, ± their standard error, √(p (1 − p) / n).",
+            ". Scores are proportions of IFEval prompts, ± their standard error, √(p (1 − p) / n). "
+            "Beside 0 and 1 stands the end of Wilson's 95 % interval.",
         ),
     )
 

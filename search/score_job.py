@@ -186,7 +186,7 @@ def run(job: Json, machine: Machine, folder: Path, watch: Watch) -> None:
     write_json(path, {**job, **known(machine)})
     error = ""
     try:
-        with open(folder / LOG, "wb") as log, _started(path, machine, log.fileno()) as process:
+        with _terminable(), open(folder / LOG, "wb") as log, _started(path, machine, log.fileno()) as process:
             assert process.stdout is not None
             for line in process.stdout:
                 event = parse_event(line) or {}
@@ -201,6 +201,24 @@ def run(job: Json, machine: Machine, folder: Path, watch: Watch) -> None:
         raise SearchError(error)
     if code:
         raise WorkerFailed(_died(code, folder / LOG))
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, which ends a command as Ctrl-C does, with a word."""
+
+    number = signal.SIGTERM
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    def end(*_: object) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

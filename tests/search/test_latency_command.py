@@ -132,7 +132,7 @@ def test_mistakes_are_told_before_anything_is_loaded(
     weights = tmp_path / "torn" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-9])
     for arguments, said in [
-        (["nowhere"], "there is no folder nowhere"),
+        (["nowhere"], "nowhere: there is no such folder"),
         (["torn"], "model.safetensors is cut off"),
         ([made / "model", "--revision", "abc"], "--revision abc is for a model on the hub, and"),
         ([made / "model", "--against", "torn"], "model.safetensors is cut off"),

@@ -78,6 +78,17 @@ def scored(made: Path) -> Path:
     return run / "scores"
 
 
+def test_a_score_that_is_terminated_says_that_it_goes_on(made: Path, tmp_path: Path) -> None:
+    with process("score", made / "model", "--file", made / "prompts.jsonl", *ASKED, "--out", tmp_path / "out") as first:
+        assert first.stderr is not None
+        while "answered" not in (line := first.stderr.readline()):
+            assert line, first.wait()
+        first.send_signal(signal.SIGTERM)
+        assert first.stderr.read().endswith(GO_ON + "\n")
+    assert first.returncode == 128 + signal.SIGTERM
+    assert (tmp_path / "out" / "answers-search.jsonl").exists()
+
+
 def settled(run: Path, *, batch_size: int = 1) -> tuple[score_model.ScoredModel, score_settings.Machine, dict]:  # type: ignore[type-arg]
     """The model in `run`, the machine, and the settings of ASKED."""
     model = score_model.find(str(run))
