@@ -218,9 +218,9 @@ FROZEN = json.loads(r"""{
   "transformers": "5.23.0",
   "trl": "1.16.0"
  },
- "code_sha256": "8c4fc2a06e25b1b98885e174324b1efab9943374da65cdba49db0e713e436db2",
+ "code_sha256": "73142d34039d697a2dec34ef1be46a6a45cf151aaeae12eaab8b6bcac4ec6808",
  "lock_sha256": null,
- "sha256": "7b10ebe6dc7b31bfb44654e5d3891d41647de1ad610a81388cb6407a64602c0a"
+ "sha256": "98b7bb6e344156ae8931973f85804c11be0cf4eb9e6043526d53733fde4eaae3"
 }""")  # noqa: E501, RUF100
 
 RUN = RunDir(Path(__file__).resolve().with_name("final"))
@@ -268,10 +268,9 @@ def frozen_recipe(edited: bool) -> Recipe:
     except ValueError as error:
         raise RecipeError(f"the recipe in {__file__} is not valid: {error}") from None
     if recipe.digest != FROZEN["recipe_sha256"] and not edited:
-        nightshift = FROZEN["versions"].get("nightshift")
         raise RecipeError(
-            f"{__file__} was frozen by another Nightshift ({nightshift}), whose recipes have other fields: "
-            "install that one, or freeze again"
+            f"{__file__} was frozen by another Nightshift ({FROZEN['versions'].get('nightshift')}), whose recipes have "
+            "other fields: install that one, or freeze again"
         )
     if RUN.recipe_path.exists() and RUN.recipe() != recipe:
         away = shlex.join(["mv", str(RUN.path), f"{RUN.path}-old"])

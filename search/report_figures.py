@@ -157,7 +157,7 @@ def by_type(panels: Sequence[tuple[str, Followed, Followed]], after_name: str) -
         for axes, (prompts, before, after) in zip(columns, panels, strict=True):
             frame(axes, palette)
             _pairs(axes, palette, [(before.get(name), after.get(name)) for name in names], after_name)
-            label(axes, palette, prompts, "", grid="x")
+            label(axes, palette, f"share, {prompts}", "", grid="x")
         counts = [
             " and ".join(str(after[name].n) if name in after else "0" for _, _, after in panels) for name in names
         ]

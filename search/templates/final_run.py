@@ -82,10 +82,9 @@ def frozen_recipe(edited: bool) -> Recipe:
     except ValueError as error:
         raise RecipeError(f"the recipe in {__file__} is not valid: {error}") from None
     if recipe.digest != FROZEN["recipe_sha256"] and not edited:
-        nightshift = FROZEN["versions"].get("nightshift")
         raise RecipeError(
-            f"{__file__} was frozen by another Nightshift ({nightshift}), whose recipes have other fields: "
-            "install that one, or freeze again"
+            f"{__file__} was frozen by another Nightshift ({FROZEN['versions'].get('nightshift')}), whose recipes have "
+            "other fields: install that one, or freeze again"
         )
     if RUN.recipe_path.exists() and RUN.recipe() != recipe:
         away = shlex.join(["mv", str(RUN.path), f"{RUN.path}-old"])

@@ -116,8 +116,8 @@ def test_axes_are_labelled_with_their_units(finished: Path) -> None:
         "SFT loss (nats per token)",
         "charged time (",
         "importance (share of all)",
-        "share followed, search half",
-        "share followed, sealed half",
+        "share, search half",
+        "share, sealed half",
     ):
         assert label in shown
 
