@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from objectives.score import Measure, Score
 from search.budget import START_RESERVE_S
@@ -80,11 +80,17 @@ def keep(folder: Path, race: Race, records: Sequence[TrialRecord]) -> None:
 
 
 def kept(folder: Path, records: Sequence[TrialRecord]) -> Race | None:
-    """What `keep` left, unless trials have been scored since, which might have raced, too."""
-    told = read_json(folder / FILE)
-    if told is None or told["scored"] != len(whole(records)):
+    """What `keep` left, unless trials have been scored since, which might have raced, too.
+
+    A file of another version says nothing: the next start writes it anew.
+    """
+    told = read_json(folder / FILE) or {}
+    if told.get("scored") != len(whole(records)):
         return None
-    return _written().validate_python(told["race"])
+    try:
+        return _written().validate_python(told.get("race"))
+    except ValidationError:
+        return None
 
 
 @functools.cache

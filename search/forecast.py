@@ -207,6 +207,9 @@ def keep(folder: Path, expected: Expected) -> None:
 
 
 def kept(folder: Path) -> Expected:
-    """What `keep` left."""
+    """What `keep` left; nothing of another version's, which the next start replaces."""
     found = read_json(folder / FILE) or {"trial": None}
-    return Expected(**{**found, "trial": Typical(**found["trial"]) if found["trial"] else None})
+    try:
+        return Expected(**{**found, "trial": Typical(**found["trial"]) if found["trial"] else None})
+    except (KeyError, TypeError):
+        return Expected()

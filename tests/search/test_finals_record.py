@@ -8,13 +8,15 @@ from pathlib import Path
 import made_study
 import pytest
 
+from objectives.score import Measure
 from search import config, finals_record
 from search.affordable import Left
 from search.budget import START_RESERVE_S
 from search.config import StudyConfig
+from search.finals import Finalist, run
 from storage import records
 from storage.records import TrialRecord
-from train.rundir import RunDir, read_json
+from train.rundir import RunDir, read_json, write_json
 
 HALF = 12  # prompts, of which a trial is asked 8
 
@@ -73,3 +75,15 @@ def test_a_race_of_made_trials_begins_with_the_better_one(made: made_study.MadeS
 )
 def test_a_turns_run_tells_its_trial(name: str, trial: int | None) -> None:
     assert finals_record.trial_of(name) == trial
+
+
+def test_a_race_is_read_as_it_was_kept_and_another_versions_is_none(tmp_path: Path, made: made_study.MadeStudy) -> None:
+    trials = trials_of(made)
+    race = run([Finalist(1, Measure.of([True]), (True, False))], (2,), 2)
+    finals_record.keep(tmp_path, race, trials)
+    assert finals_record.kept(tmp_path, trials) == race
+    told = read_json(tmp_path / finals_record.FILE)
+    assert told is not None
+    for other in ({"race": told["race"]}, {**told, "race": None}, {**told, "race": {"winner": 1}}):
+        write_json(tmp_path / finals_record.FILE, other)
+        assert finals_record.kept(tmp_path, trials) is None

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from search.forecast import (
     ENOUGH,
+    FILE,
     Count,
     Expected,
     Final,
@@ -24,6 +25,7 @@ from search.forecast import (
     kept,
     of_study,
 )
+from train.rundir import write_json
 
 COSTS = st.lists(st.floats(1.0, 500.0), min_size=1, max_size=30)
 SECONDS = st.floats(0.0, 1e5)
@@ -106,6 +108,9 @@ def test_few_trials_have_a_count_by_the_plan_and_no_final_value(tmp_path: Path) 
     assert early.count.trials == 10
     assert early.final is None
     assert kept(tmp_path / "nowhere") == Expected()
+    for other in ({"typical": None}, {"trial": {"seconds": 1.0}}, {"trial": None, "more": 1}):
+        write_json(tmp_path / FILE, other)
+        assert kept(tmp_path) == Expected()
     assert of_study([], None, [], wanted=20, unspent_s=1000.0) is None
     late = of_study([300.0] * 6, planned, scored([0.4, 0.5, 0.3, 0.2, 0.45, 0.1]), wanted=20, unspent_s=1050.0)
     assert late is not None
