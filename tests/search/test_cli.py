@@ -156,7 +156,8 @@ def test_a_bad_file_gives_one_line_for_each_error_and_writes_nothing(tmp_path: P
     assert (answer.returncode, answer.stdout) == (2, "")
     head, *lines = answer.stderr.splitlines()
     assert head == "error:"
-    assert [line.split(": ")[0] for line in lines] == ["study.toml:10", "study.toml:14"]
+    places = [1 + text[: text.index(wrong)].count("\n") for wrong in ('trials = "16"', "[machin]")]
+    assert [line.split(": ")[0] for line in lines] == [f"study.toml:{place}" for place in places]
     assert files(tmp_path) == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,7 +61,8 @@ def test_an_interrupted_rehearsal_goes_on_and_shows_what_came_out(place: Path, m
     assert answer.exit_code == 0, answer.output
     assert all((folder / name).exists() for name in FILES)
     for row in ("base model", "best trial (0)", "final run"):
-        assert "±" in next(line for line in answer.stdout.splitlines() if row in line and "│" in line)
+        line = next(line for line in answer.stdout.splitlines() if row in line and "│" in line)
+        assert re.search(r"\d\.\d{3}(, [≤≥]| ±) 0\.\d{3} ", line), line
     assert answer.stdout.rstrip().endswith("nightshift init --preset rtx-4070-ti")
     written = {path: path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
     again = CliRunner().invoke(app, ["rehearse", "--home", str(place)])

@@ -114,7 +114,7 @@ def test_where_vllm_differs_our_own_answers_are_scored_and_the_score_says_so(
     monkeypatch.setenv("STAND_IN_MODE", "other")
     record, _ = score(made, tmp_path / "fallen", Engine(ENGINE, str(made / "python")), batch_size=128)
     assert record["fallback"].startswith(
-        "the answers are Nightshift's own and not vLLM's, which differs from model.generate: token 1 after a prompt of"
+        "the answers are Nightshift's own and not vLLM's, which differs from model.generate: token "
     )
     assert (record["settings"]["engine"], record["settings"]["batch_size"]) == ("nightshift", 16)
     scores = score_job.scores_of(record)["search"]
