@@ -19,10 +19,10 @@ from typing import Any
 
 from objectives import positions
 from objectives.score import Measure, ObjectiveError
-from search import finals_record, freeze_lock, rules, split, standing, transfer
+from search import finals_record, freeze_lock, freeze_spare, rules, split, standing, transfer
 from search.config import StudyConfig
 from search.errors import FreezeDiffers, NothingToFreeze, SearchError
-from search.freeze_file import FILE, TEMPLATE, code_sha256, command, constant, edited, literal, render
+from search.freeze_file import FILE, TEMPLATE, code_sha256, command, constant, literal, render
 from search.freeze_origins import changes, origins
 from search.horizon import Correction, Horizon, corrections, examples_per_second, load_seconds, stretch
 from search.view import base_score
@@ -55,13 +55,14 @@ def freeze(config: StudyConfig, folder: Path, accepted: Collection[str] = (), sa
     the file's path. `say` is told, a line at a time, what the licences ask and which rows were left out.
 
     `accepted` names the data sources (or "base") whose licence is not known and whose terms the user accepts.
-    Raises FreezeDiffers where somebody edited what is there; NothingToFreeze without a complete trial; RulesBroken;
-    StorageError, RecipeError or ObjectiveError where the database, the data or the prompts are not what they were.
+    Raises FreezeDiffers where somebody edited what is there, or where the final run is begun or made with another
+    recipe; NothingToFreeze without a complete trial; RulesBroken; StorageError, RecipeError or ObjectiveError where the
+    database, the data or the prompts are not what they were.
     """
     path = folder / FILE
-    _spare(path, path.exists() and edited(path))
-    _spare(path.with_name(lock.FILE), lock.was_edited(path.with_name(lock.FILE)))
+    freeze_spare.check_edited(folder)
     made = _made(config, folder, accepted)
+    freeze_spare.check_run(folder, made.recipe)
     write_json(path.with_name(lock.FILE), made.lock)  # first: with a lock that is not its own, a file does not run
     write_atomic(path, render(made.frozen))
     for line in made.told:
@@ -69,17 +70,11 @@ def freeze(config: StudyConfig, folder: Path, accepted: Collection[str] = (), sa
     return path
 
 
-def _spare(path: Path, edited: bool) -> None:
-    if edited:
-        away = shlex.join(["mv", str(path), str(path.with_name(f"final_run.edited{path.suffix}"))])
-        raise FreezeDiffers(f"{path} was edited, or is another version's, and is not replaced; move it away: {away}")
-
-
 def check(config: StudyConfig, folder: Path) -> None:
     """Raise FreezeDiffers, naming every difference, unless `folder`/final_run.py is what `freeze` would write now.
 
-    The versions of the libraries are left out: the file itself compares those, and its lock, when it is run. So is how
-    many trials there were: more of them change nothing as long as the best one is the same.
+    The versions of the libraries are left out: the file itself compares those, and its lock, when it is run. So are how
+    many trials there were, and what they raced: more of them change nothing as long as the best one is the same.
     """
     path = folder / FILE
     if not path.exists():
@@ -93,7 +88,8 @@ def check(config: StudyConfig, folder: Path) -> None:
     for value in (written, now):
         for key in ("versions", "lock_sha256", "sha256"):
             value.pop(key, None)
-        value.get("origin", {}).pop("trials", None)
+        for key in ("trials", "race"):
+            value.get("origin", {}).pop(key, None)
     if differences := list(_differences(written, now)):
         lines = "\n".join(f"  {line}" for line in differences)
         raise FreezeDiffers(f"{path} is not what the study says now; {command(path)} writes it anew:\n{lines}")
@@ -124,8 +120,10 @@ def compose(config: StudyConfig, folder: Path, accepted: Collection[str] = ()) -
 
 @dataclass(frozen=True)
 class _Made:
-    """What a freeze writes: the constant of final_run.py and its lock; and what it tells, a line each."""
+    """What a freeze writes, of which recipe: the constant of final_run.py and its lock; and what it tells, a line
+    each."""
 
+    recipe: Recipe
     frozen: Json
     lock: Json
     told: tuple[str, ...]
@@ -141,7 +139,8 @@ def _made(config: StudyConfig, folder: Path, accepted: Collection[str]) -> _Made
     data = inspect_sources(best.recipe.sources)
     kept = rules.judged(config, best.recipe, base, data, objective["prompts_sha256"], _accepted(folder, accepted))
     rows = {name: facts.rows for name, facts in data.items()}
-    horizon = stretch(best.recipe, rows, config.final, examples_per_second(best.run), load_seconds(folder))
+    loading = load_seconds(RunDir(folder / "runs" / "base"), best.run)
+    horizon = stretch(best.recipe, rows, config.final, examples_per_second(best.run), loading)
     rates = corrections(best.recipe, horizon.examples, config.final)
     changed = {"examples": horizon.examples, **{name: rate.after for name, rate in rates.items()}}
     recipe = Recipe.model_validate_json(json.dumps({**best.recipe.model_dump(mode="json"), **changed}))
@@ -162,6 +161,7 @@ def _made(config: StudyConfig, folder: Path, accepted: Collection[str]) -> _Made
         "lock_sha256": locked["sha256"],
     }
     return _Made(
+        recipe,
         {**frozen, "sha256": digest_of(frozen)},
         locked,
         (*_raced(config, folder, records), *told(recipe, base, data, kept)),

@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from search.errors import SearchError
 from search.sections import FinalSection
@@ -135,8 +134,7 @@ def _is_step(event: Json) -> bool:
     return event.get("event") == "step" and "step" in event and "seconds" in event
 
 
-def load_seconds(folder: Path) -> float:
-    """The longest that any run of the study took to load the model, and its data."""
-    results = [read_json(path) or {} for path in sorted((folder / "runs").glob("*/result.json"))]
-    seconds = [result.get("seconds") or {} for result in results]
+def load_seconds(*runs: RunDir) -> float:
+    """The longest that any of these runs took to load the model, and its data."""
+    seconds = [(read_json(run.result) or {}).get("seconds") or {} for run in runs]
     return sum(max((s.get(phase, 0.0) for s in seconds), default=0.0) for phase in ("load", "data"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from search import freeze
 from search.errors import FreezeDiffers, NothingToFreeze, SearchError
 from storage.db import StorageError
 from train.recipe import Recipe, RecipeError
-from train.rundir import RunDir
+from train.rundir import RunDir, read_json, write_json
 
 
 @pytest.fixture(scope="module")
@@ -119,6 +120,35 @@ def test_more_trials_change_nothing_as_long_as_the_best_is_the_same(study: tuple
     frozen["origin"]["trials"] = {"complete": 2}
     path.write_text(freeze.render(frozen))
     freeze.check(config, folder)
+
+
+def test_a_later_trial_that_loads_longer_changes_nothing(study: tuple[Any, Path]) -> None:
+    config, folder = study
+    freeze.freeze(config, folder)
+    other = next(n for n in (0, 1, 2) if n != best_number(folder))
+    result = RunDir(folder / "runs" / f"{other:03d}").result
+    held = read_json(result) or {}
+    write_json(result, {**held, "seconds": {**held["seconds"], "load": 60.0, "data": 9.0}})
+    freeze.check(config, folder)
+
+
+def test_the_file_of_a_run_that_is_begun_with_another_recipe_is_not_replaced(study: tuple[Any, Path]) -> None:
+    config, folder = study
+    path = freeze.freeze(config, folder)
+    frozen = path.read_bytes()
+    recipe = recipe_in(freeze.constant(path))
+    RunDir(folder / "final").create(recipe)
+    freeze.freeze(config, folder)  # the same recipe: nothing is lost
+    (folder / "final" / "recipe.json").unlink()
+    RunDir(folder / "final").create(recipe.model_copy(update={"rank": 3}))
+    (folder / "final-before").mkdir()
+    with pytest.raises(FreezeDiffers, match="is begun with another recipe") as raised:
+        freeze.freeze(config, folder)
+    assert path.read_bytes() == frozen
+    subprocess.run(["sh", "-c", str(raised.value).rpartition("freeze again: ")[2]], check=True)
+    moved = {each.name for each in (folder / "final-before-2").iterdir()}
+    assert moved == {"final", "final_run.py", "final_run.lock.json"}
+    assert freeze.freeze(config, folder).read_bytes() == frozen
 
 
 def test_a_trial_that_was_ended_as_behind_is_never_the_best(tmp_path: Path) -> None:

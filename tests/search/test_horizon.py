@@ -171,7 +171,7 @@ def test_without_steps_there_is_no_rate(tmp_path: Path) -> None:
         examples_per_second(run)
 
 
-def test_loading_is_the_longest_that_was_seen(tmp_path: Path) -> None:
+def test_loading_is_the_longest_that_these_runs_saw(tmp_path: Path) -> None:
     results: dict[str, dict[str, Any]] = {
         "base": {"seconds": {"load": 60.0, "probe": 9.0}},
         "000": {"seconds": {"data": 3.0, "train": 100.0}},
@@ -181,5 +181,7 @@ def test_loading_is_the_longest_that_was_seen(tmp_path: Path) -> None:
     for name, result in results.items():
         (tmp_path / "runs" / name).mkdir(parents=True)
         write_json(tmp_path / "runs" / name / "result.json", json.loads(json.dumps(result)))
-    assert load_seconds(tmp_path) == 64.0
-    assert load_seconds(tmp_path / "nothing") == 0.0
+    runs = {name: RunDir(tmp_path / "runs" / name) for name in results}
+    assert load_seconds(*runs.values()) == 64.0
+    assert load_seconds(runs["base"], runs["000"]) == 63.0
+    assert load_seconds(RunDir(tmp_path / "nothing")) == 0.0
