@@ -12,8 +12,9 @@ from collections.abc import Iterator, Sequence
 
 from objectives.score import Score
 from search.export_subject import Subject
+from search.licence_terms import asks
 from train.licences import BASE, Licence
-from train.recipe import Recipe
+from train.recipe import Recipe, Source
 
 LLAMA = "LicenseRef-Llama-"
 METRICS = {
@@ -35,7 +36,7 @@ def card(subject: Subject, form: str) -> str:
 
 
 def _front(subject: Subject, form: str) -> str:
-    base, hubs = subject.recipe.base, [source.hub for source in subject.recipe.sources if source.hub]
+    base, hubs = subject.recipe.base, [source.hub for source in _trained_on(subject.recipe) if source.hub]
     values = {"library_name": {"adapter": "peft", "merged": "transformers", "gguf": "gguf"}[form]}
     values |= {"pipeline_tag": "text-generation"}
     lines = [f"{name}: {json.dumps(value)}" for name, value in values.items()]
@@ -76,19 +77,25 @@ def _licences(subject: Subject) -> Iterator[str]:
         "them; this is no legal advice."
     )
     rows = [("base model", subject.licences.get(BASE))]
-    rows += [(f"data {source.name}", subject.licences.get(source.name)) for source in subject.recipe.sources]
+    rows += [(f"data {source.name}", subject.licences.get(source.name)) for source in _trained_on(subject.recipe)]
     yield table(("what", "licence (SPDX)", "what it asks"), [(name, *_asks(licence)) for name, licence in rows])
 
 
 def _asks(licence: Licence | None) -> tuple[str, str]:
     if licence is None or licence.by == "accepted":
         return "not known", "see its terms"
-    return licence.licence, licence.terms or "keep notices and name the authors"
+    return licence.licence, asks(licence)
+
+
+def _trained_on(recipe: Recipe) -> list[Source]:
+    """The sources that have a part in the training."""
+    stages = ("sft", "preference") if recipe.dpo_steps else ("sft",)
+    return [source for source in recipe.sources if source.weight > 0 and source.use in stages]
 
 
 def _data(recipe: Recipe) -> Iterator[str]:
     rows = []
-    for source in recipe.sources:
+    for source in _trained_on(recipe):
         where = f"{source.hub} on the hub, split {source.split}" if source.hub else "a local file"
         pin = f"commit {source.revision}" if source.revision else f"SHA-256 {source.sha256}" if source.sha256 else ""
         use = "supervised" if source.use == "sft" else "preferences (DPO)"
@@ -109,7 +116,8 @@ def _scores(subject: Subject) -> Iterator[str]:
         yield table(("IFEval", "", *METRICS.values()), rows)
         yield "Shares followed, with their standard errors; n is the number of prompts, or of instructions."
     elif record.score:
-        rows = [(name, _measure(record.score, metric)) for metric, name in METRICS.items()]
+        told = ((name, _measure(record.score, metric)) for metric, name in METRICS.items())
+        rows = [(name, measured) for name, measured in told if measured]
         yield table(("IFEval", "the search's prompts"), rows)
         yield "A trial is picked for its score, which therefore flatters it; the other half of the prompts is unasked."
     else:
@@ -125,8 +133,12 @@ def _training(subject: Subject) -> Iterator[str]:
     result = subject.record.result or {}
     if seconds := result.get("seconds", {}).get("train"):
         yield f"{result.get('examples', 0):,} examples in {result.get('steps', 0):,} steps, {seconds / 3600:.2f} hours."
-    shown = {name: value for name, value in subject.recipe.model_dump(mode="json").items() if name not in LEFT_OUT}
-    yield table(("hyperparameter", "value"), [(name, json.dumps(value)) for name, value in shown.items()])
+    shown = [
+        ("examples, as planned" if name == "examples" else name, json.dumps(value))
+        for name, value in subject.recipe.model_dump(mode="json").items()
+        if name not in LEFT_OUT and (subject.recipe.dpo_steps or not name.startswith("dpo_"))
+    ]
+    yield table(("hyperparameter", "value"), shown)
     if versions := result.get("versions"):
         yield "Made with " + ", ".join(f"{_text(str(n))} {_text(str(v))}" for n, v in versions.items()) + "."
     yield f"Prompts have to be put into the chat template in {code('chat_template.jinja')}, each as a user's message."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from search import report_licences
@@ -52,13 +53,18 @@ def _rows(run: RunRecord, name: str) -> Iterator[Block]:
     if not uses:
         yield Paragraph("What became of the rows is not recorded.")
         return
-    used: Json = uses[-1]
+    used = _shared_out(run, uses[-1])
     head = ("data set", "rows", "filtered out", "held out", "too long", "distinct rows used", "examples", "epochs")
     rows = [_row(source, use) for source, use in used.items()]
     caption = (
         f"Rows of the {name}. Held out are the probe's, which are never trained on; of rows that are too long, those "
         "that it came to; epochs are examples for each distinct row used."
     )
+    if used != uses[-1]:
+        caption += (
+            f" Examples are those of the {max(run.steps):,} steps that it made, shared out as its data are mixed; rows "
+            "were looked at for the longest run that its hours might have held."
+        )
     yield Table(head, rows, "lrlrrrrr", caption=caption)
     overlapping = sum(count for use in used.values() for why, count in use["removed"].items() if OVERLAP in why)
     apart = [source for source in run.recipe.sources if source.filters.overlap == "drop"]
@@ -67,6 +73,24 @@ def _rows(run: RunRecord, name: str) -> Iterator[Block]:
             f"{overlapping:,} rows were left out because their prompt shares eight words in a row with a prompt that "
             "models are scored on."
         )
+
+
+def _shared_out(run: RunRecord, read: Json) -> Json:
+    """What each source gave to the steps that were made, of what was `read` of it: data are read for the longest run
+    that there may be, and an end that is decided on the way comes earlier."""
+    if not run.steps:
+        return read
+    stages = {source.name: "dpo" if source.use == "preference" else "sft" for source in run.recipe.sources}
+    made, counted = Counter(step.get("stage", "sft") for step in run.steps.values()), Counter[str]()
+    for name, use in read.items():
+        counted[stages.get(name, "sft")] += use["examples"]
+    shared = {}
+    for name, use in read.items():
+        stage = stages.get(name, "sft")
+        part = min(1.0, made[stage] * run.recipe.batch_size / max(1, counted[stage]))
+        examples = round(part * use["examples"])
+        shared[name] = {**use, "examples": examples, "rows_used": min(use["rows_used"], examples)}
+    return shared
 
 
 def _row(source: str, use: Json) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import ValidationError
 
+from search.licence_terms import asks
 from search.report_pages import Block, Mono, Table
 from search.report_records import Records
 from train import licences
@@ -57,7 +58,7 @@ def of_data(records: Records) -> Iterator[Block]:
 
 def _cells(licence: Licence) -> tuple[str, str, str]:
     said = {"catalogue": "Nightshift's table", "card": "its card", "study": "the study", "accepted": "whoever froze it"}
-    return licence.licence, licence.terms or "keep notices and name the authors", said[licence.by]
+    return licence.licence, asks(licence), said[licence.by]
 
 
 def _table(rows: Sequence[Sequence[str]], caption: str) -> Table:

@@ -26,7 +26,8 @@ def scheme(records: Records) -> Iterator[Block]:
         yield from _method(records.best.recipe)
         yield from _searched(records, records.best.recipe)
     else:
-        yield from _method(_frozen_recipe(records) or records.best.recipe)
+        yield from text.frozen_anew(records)
+        yield from _method(_frozen_recipe(records) or records.best.recipe, _made(records))
         yield from _frozen(records.frozen)
     yield Heading("How the values were found")
     yield from _found(records)
@@ -39,8 +40,17 @@ def _frozen_recipe(records: Records) -> Recipe | None:
         return None  # of another version
 
 
-def _method(recipe: Recipe) -> Iterator[Block]:
-    """What is done with the values, in words."""
+def _made(records: Records) -> str:
+    """That the steps of a frozen recipe are planned, and how many the final run made."""
+    final, told = records.final, ", as planned by the freeze; the final run decides on the way where it ends"
+    if final is None or records.frozen_anew or not final.steps:
+        return told
+    made = max(final.steps)
+    return f"{told}, and made {made:,} steps, {made * final.recipe.batch_size:,} examples"
+
+
+def _method(recipe: Recipe, made: str = "") -> Iterator[Block]:
+    """What is done with the values, in words; `made` says more of the number of steps."""
     variant = "DoRA" if recipe.use_dora else "LoRA"
     scaled = "alpha / √rank" if recipe.use_rslora else "alpha / rank"
     stages = "one stage, supervised fine-tuning (SFT) on answers"
@@ -52,9 +62,9 @@ def _method(recipe: Recipe) -> Iterator[Block]:
     yield Paragraph(
         f"QLoRA: the base model is held in 4 bits (NF4, double quantization) and stays as it is; {variant} adapters in "
         f"float32 are learned beside its linear layers, scaled by {scaled}. Training has {stages}: "
-        f"{recipe.steps:,} optimizer steps of {recipe.batch_size} examples, {recipe.examples:,} in all. The learning "
-        f"rate rises over the first {recipe.warmup:.1%} of a stage and then follows the schedule {recipe.schedule}; "
-        "schedules are fractions of the horizon."
+        f"{recipe.steps:,} optimizer steps of {recipe.batch_size} examples, {recipe.examples:,} in all{made}. "
+        f"The learning rate rises over the first {recipe.warmup:.1%} of a stage and then follows the schedule "
+        f"{recipe.schedule}; schedules are fractions of the horizon."
     )
 
 
@@ -85,7 +95,9 @@ def _frozen(frozen: Json) -> Iterator[Block]:
     ]
     if changes:
         yield Table(("changed for the final run", "from", "to", "why"), changes, "lrrl")
-    yield _recipe_table(frozen["recipe"], origin.get("values", {}), "The recipe of the final run.")
+    yield _recipe_table(
+        frozen["recipe"], origin.get("values", {}), "The recipe of the final run; its examples are planned ones."
+    )
     yield from _template(frozen["recipe"].get("chat_template"))
 
 

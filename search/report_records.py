@@ -51,6 +51,13 @@ class Records:
         """The run that a submission is about: the final one, and before there is one, that of the best trial."""
         return self.final or self.best
 
+    @property
+    def frozen_anew(self) -> bool:
+        """Whether final_run.py is not the file that the final run was made with."""
+        if self.frozen is None or self.final is None:
+            return False
+        return bool(self.frozen.get("recipe_sha256") != self.final.recipe.digest)
+
 
 def gather(folder: Path) -> Records:
     """Read everything about the study in `folder`, through connections that cannot write.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from objectives.score import Measure
-from search.report_pages import Missing
+from search.report_pages import Block, Missing, Paragraph
 from search.report_records import Records
 from search.view import TrialView
 from train.rundir import Json
@@ -24,6 +24,16 @@ def missing_final(records: Records) -> Missing:
         return Missing(what, shlex.join(["nightshift", "freeze", records.study.name]))
     started = "has not ended yet" if records.final else "has not been started"
     return Missing(f"The final run {started}.", shlex.join(["python", str(records.study.folder / "final_run.py")]))
+
+
+def frozen_anew(records: Records) -> Iterator[Block]:
+    """A word where file and run of the final run are not of one recipe."""
+    if records.frozen_anew:
+        yield Paragraph(
+            "The final_run.py that is here is not the one that the final run was made with: it has another recipe. "
+            "Sections (c) and the appendix tell of the file, all others of the run. Put back the file that the run was "
+            "made with, or make the run of this one."
+        )
 
 
 def final_result(records: Records) -> Json | None:

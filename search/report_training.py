@@ -32,6 +32,7 @@ def training(records: Records) -> Iterator[Block]:
             yield Paragraph("No step is recorded yet.")
         yield records.answers.ask("training_process")
         return
+    yield from text.frozen_anew(records)
     yield Paragraph(_summary(records, run, name))
     yield from _picture_of_course(run, name)
     yield records.answers.ask("training_process")
@@ -55,7 +56,7 @@ def _summary(records: Records, run: RunRecord, name: str) -> str:
     if lost:
         parts.append(f"Interruptions cost {lost:,} steps, which were made again from the newest checkpoint.")
     if records.final and run is records.final and run.clock_s is not None:
-        hours = (records.frozen or {}).get("hours")
+        hours = (records.frozen or {}).get("hours") if not records.frozen_anew else None
         allowed = f" of {hours:g} hours ({run.clock_s / 3600 / hours:.1%})" if hours else ""
         used = text.duration(run.clock_s)
         parts.append(f"Its clock, which counts process time alone and is paid ahead, stands at {used}{allowed}.")

@@ -199,10 +199,23 @@ def test_the_card_tells_what_the_records_tell(trial: Subject) -> None:
     assert trial.recipe.digest in card
     assert str(trial.model.facts.sha256) in card
     assert "| base model | MIT | keep notices and name the authors |" in card
-    assert "| data plain | CC0-1.0 |" in card
+    assert "| data plain | CC0-1.0 | nothing |" in card
     assert "| rank | 4 |" in card
     assert "Not scored." in card
     assert str(Path(trial.recipe.base.model).parent) not in card  # nobody's business
+
+
+def test_the_card_names_no_data_that_had_no_part_in_the_training(trial: Subject) -> None:
+    from dataclasses import replace
+
+    (plain,) = trial.recipe.sources
+    weightless = plain.model_copy(update={"name": "weightless", "weight": 0.0})
+    pairs = plain.model_copy(update={"name": "pairs", "use": "preference"})
+    subject = replace(trial, recipe=trial.recipe.model_copy(update={"sources": (plain, weightless, pairs)}))
+    card = export_card.card(subject, "adapter")
+    assert "| plain |" in card
+    assert not [word for word in ("weightless", "pairs", "preferences", "dpo") if word in card]
+    assert f"| examples, as planned | {trial.recipe.examples} |" in card
 
 
 def test_a_base_of_the_hub_is_named_and_its_conditions_told(trial: Subject) -> None:

@@ -87,11 +87,11 @@ def test_interruptions_of_the_final_run_are_told_start_by_start(study: Path) -> 
 def test_an_end_that_was_decided_on_the_way_is_told(study: Path) -> None:
     run = RunDir(study / "final")
     decisions = Decisions(run.path / FILE, run.recipe())
-    for decision in (Decision(0, 24, 40), Decision(8, 24, 50, "pace"), Decision(30, 24, 32, "turned")):
+    for decision in (Decision(0, 84, 140), Decision(28, 84, 150, "pace"), Decision(100, 84, 112, "turned")):
         decisions.append(decision, 1.0)
     document = told(study)
-    assert ("30", "24", "32", "the held-out loss has turned") in rows(document)
-    assert "The final run made 32 of 32 steps" in said(document)
+    assert ("100", "84", "112", "the held-out loss has turned") in rows(document)
+    assert "The final run made 112 of 112 steps" in said(document)
 
 
 def test_of_very_many_trials_the_newest_and_the_best_are_listed() -> None:
@@ -114,10 +114,36 @@ def test_rows_that_were_left_out_are_told(study: Path) -> None:
     assert "4 rows were left out because their prompt shares eight words in a row" in said(document)
 
 
+def test_what_is_told_of_data_and_steps_is_what_was_made(study: Path) -> None:
+    """The data were read for a run of three times the steps that were made."""
+    run = RunDir(study / "final")
+    recipe = run.recipe()
+    made = [event for event in run.read_events() if event["event"] == "step"][:10]
+    use = {"rows_read": 900, "removed": {}, "rows_held_out": 0, "rows_too_long": 0}
+    examples = 10 * recipe.batch_size
+    sources = {"plain": {**use, "rows_used": 700, "examples": 3 * examples}}
+    lines = [{"event": "data", "sources": sources}, *({**step, "stage": "sft"} for step in made)]
+    run.events.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    document = told(study)
+    assert ("plain", "900", "none", "0", "0", f"{examples}", f"{examples}", "1.00") in rows(document)
+    assert "Examples are those of the 10 steps that it made" in said(document)
+    assert f"where it ends, and made 10 steps, {examples} examples. The learning rate" in said(document)
+
+
+def test_a_file_that_was_frozen_after_the_run_is_told(study: Path) -> None:
+    assert "it has another recipe" not in said(told(study))
+    write_json(RunDir(study / "final").clock, {"spent_s": 90.0})
+    recipe = RunDir(study / "final").recipe_path
+    write_json(recipe, {**(read_json(recipe) or {}), "rank": 3})
+    shown = said(told(study))
+    assert "is not the one that the final run was made with: it has another recipe" in shown
+    assert "stands at 90.0 s." in shown
+
+
 def test_licences_are_those_that_the_freeze_recorded(finished: Path) -> None:
     document = told(finished)
     assert row(document, "base model")[1:] == ("MIT", "keep notices and name the authors", "the study")
-    assert ("plain", "CC0-1.0", "keep notices and name the authors", "the study") in rows(document)
+    assert ("plain", "CC0-1.0", "nothing", "the study") in rows(document)
     assert not {"base_licence", "data_licences"} & {blank.key for blank in document.blanks()}
 
 
