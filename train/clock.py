@@ -31,7 +31,7 @@ class Clock:
         self, path: Path, allowance_s: float, lease_s: float = LEASE_S, now: Callable[[], float] = time.monotonic
     ) -> None:
         self._path, self._allowance_s, self._lease_s, self._now = path, allowance_s, lease_s, now
-        self._before_s = self._paid_s = _read(path)
+        self.before_s = self._paid_s = _read(path)  # before_s: seconds that were used when this one began
         self._begun: float | None = None
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -40,7 +40,12 @@ class Clock:
     @property
     def spent_s(self) -> float:
         """Seconds used by all processes so far; of one that was killed, the seconds that it had paid."""
-        return self._before_s + (0.0 if self._begun is None else self._now() - self._begun)
+        return self.before_s + self.here_s
+
+    @property
+    def here_s(self) -> float:
+        """Seconds of them that this process has used, from the clock's start on; 0 while it does not run."""
+        return 0.0 if self._begun is None else self._now() - self._begun
 
     @property
     def left_s(self) -> float:
@@ -74,11 +79,11 @@ class Clock:
             if self._begun is None or self._closed.is_set():
                 return
             self._closed.set()
-            self._before_s, self._begun = self.spent_s, None
+            self.before_s, self._begun = self.spent_s, None
             try:
-                write_json(self._path, {"spent_s": self._before_s})
+                write_json(self._path, {"spent_s": self.before_s})
             except OSError:  # a full disk: what was paid stays paid
-                if self._paid_s < self._before_s:
+                if self._paid_s < self.before_s:
                     raise
 
     def _keep_paying(self) -> None:

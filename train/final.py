@@ -7,8 +7,8 @@ Its folder is a RunDir with four files more:
     horizon.jsonl   the decisions about its end (see train.decisions)
     .lock           held by the process at work
 
-and one event more, `under_way`: `seconds` from a start to the end of its first step. torch is imported when training
-starts, not before.
+and one event more, `under_way`: `seconds` that a start took to the end of its first step, loading included. torch is
+imported when training starts, not before.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from train.clock import LEASE_S, Clock
 from train.decisions import FILE, Decisions
-from train.hours import ByHours, Replayed
+from train.hours import LATEST, ByHours, Replayed
 from train.imports import collector_paused
 from train.interrupts import Signals, Stopped
 from train.recipe import Recipe, RecipeError
@@ -79,11 +79,12 @@ def train_within(recipe: Recipe, run: RunDir, device: str, limits: Limits, signa
     if until and until.left_s <= needed_s + UNTIL_S:
         raise Stopped(f"not begun, since it is nearly {until.time_of_day}", 0)
     decisions, clock = Decisions(run.path / FILE, recipe), _clock(run, limits)
-    over = not decisions.replayed and clock.left_s <= needed_s
+    over = not decisions.replayed and clock.spent_s + needed_s >= LATEST * limits.allowance_s
     with nullcontext() if over else clock:
         base = _loaded(recipe, device)
         if clock.left_s <= 0 and not over and not decisions.replayed:
-            raise RecipeError(_too_few(clock.spent_s, limits.allowance_s))
+            _use_no_more(run, clock, limits.allowance_s)
+            over = True
         horizon = _horizon(recipe, run, limits, decisions, clock, over)
         witness = Witness(run, horizon, clock, limits.allowance_s, signals, until, show)
         signals.patient = True
@@ -105,6 +106,15 @@ def _loaded(recipe: Recipe, device: str) -> LoadedBase:
 
         assert loop  # its libraries are imported, too, while the collector rests
     return model.load_base(recipe.base, recipe.threads, device)
+
+
+def _use_no_more(run: RunDir, clock: Clock, allowance_s: float) -> None:
+    """Stop the clock of a start whose loading has used up the hours, if there is a checkpoint to take as the result."""
+    from train import checkpoint
+
+    if checkpoint.newest(run) is None:
+        raise RecipeError(_too_few(clock.here_s, clock.before_s, allowance_s))
+    clock.close()
 
 
 def _discard(run: RunDir) -> None:
@@ -172,10 +182,11 @@ def longest_pause_s(run: RunDir) -> float:
     return longest
 
 
-def _too_few(spent_s: float, allowance_s: float) -> str:
+def _too_few(here_s: float, before_s: float, allowance_s: float) -> str:
+    earlier = f", of which earlier starts had used {before_s:.0f}" if before_s else ""
     return (
-        f"loading alone took {spent_s:.0f} of the {allowance_s:.0f} seconds that the run may use: give it at least "
-        f"{2 * spent_s / 3600:.2g} hours"
+        f"loading alone took {here_s:.0f} seconds, and the run may use {allowance_s:.0f}{earlier}: give it at least "
+        f"{2 * here_s / 3600:.2g} hours (`hours` under [final] in its study.toml), and freeze again"
     )
 
 

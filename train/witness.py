@@ -36,15 +36,14 @@ class Witness:
         self._run, self._horizon, self._clock, self._allowance_s = run, horizon, clock, allowance_s
         self._signals, self._until, self._show = signals, until, show
         self._probe, self._told_end, self._twentieth = "", 0, -1
-        self._began_s, self._shown_at = clock.spent_s, 0.0
-        self._stepped_at = math.nan
+        self._shown_at, self._stepped_at = 0.0, math.nan
         self._longest_s = 0.0
 
     def step(self, facts: StepFacts) -> None:
         """Show a line now and then, and where the end has moved by something."""
         now = time.monotonic()
         if math.isnan(self._stepped_at):
-            self._run.append_event({"event": "under_way", "seconds": self._clock.spent_s - self._began_s})
+            self._run.append_event({"event": "under_way", "seconds": self._clock.here_s})
         else:
             self._longest_s = max(self._longest_s, now - self._stepped_at)
         self._stepped_at = now

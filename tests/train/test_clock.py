@@ -43,7 +43,7 @@ def test_a_lease_is_durable_before_it_is_used(path: Path, now: Now) -> None:
     clock = Clock(path, 100.0, lease_s=10.0, now=now)
     clock.start()
     assert on_disk(path) == 10.0
-    assert clock.spent_s == 0.0
+    assert clock.spent_s == clock.here_s == 0.0
 
 
 def test_a_clean_end_refunds_what_was_not_used(path: Path, now: Now) -> None:
@@ -56,6 +56,7 @@ def test_a_clean_end_refunds_what_was_not_used(path: Path, now: Now) -> None:
     now.s += 50.0
     clock.close()
     assert clock.tick()
+    assert clock.here_s == 0.0
     assert on_disk(path) == 3.0
 
 

@@ -156,8 +156,63 @@ def test_hours_that_are_used_up_without_a_checkpoint_are_told(long_recipe: Recip
 
 
 def test_hours_that_loading_uses_up_are_too_few(long_recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"loading alone took .* give it at least .* hours"):
+    with pytest.raises(RecipeError, match=r"loading alone took \d+ seconds, and the run may use 0: give it at least"):
         train(long_recipe, RunDir(tmp_path / "final"), hours=1e-6)
+
+
+def test_what_earlier_starts_used_is_not_told_as_loading(
+    long_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(tmp_path / "final")
+    run.path.mkdir()
+    write_json(run.clock, {"spent_s": 100.0})
+    slow_to_load(monkeypatch, 1.5)
+    said = r"took \d seconds, and the run may use 101, of which earlier starts had used 100:"
+    with pytest.raises(RecipeError, match=said):
+        train(long_recipe, run, hours=101 / 3600)
+
+
+def slow_to_load(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """Loading takes that much longer."""
+    loaded = final._loaded
+
+    def late(recipe: Recipe, device: str) -> Any:
+        time.sleep(seconds)
+        return loaded(recipe, device)
+
+    monkeypatch.setattr(final, "_loaded", late)
+
+
+def test_a_start_counts_its_loading_and_none_begins_that_would_only_load(
+    long_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(tmp_path / "final")
+    slow_to_load(monkeypatch, 1.0)
+    with pytest.raises(Stopped):
+        train(long_recipe, run, interrupter(signal.SIGTERM, 4))
+    (took_s,) = (event["seconds"] for event in run.read_events() if event["event"] == "under_way")
+    assert took_s >= 1.0
+    spent_s = 3600 * HOURS * LATEST - 1.0
+    write_json(run.clock, {"spent_s": spent_s})
+    train(long_recipe, run)
+    facts = final.trained(run)
+    assert facts is not None
+    assert (facts["ended"], facts["steps"], facts["seconds"]) == ("hours", 4, {"train": spent_s})
+
+
+def test_hours_that_run_out_while_a_later_start_loads_keep_the_newest_checkpoint(
+    long_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunDir(tmp_path / "final")
+    with pytest.raises(Stopped):
+        train(long_recipe, run, interrupter(signal.SIGTERM, 4))
+    left_s = 2 * final._needed_s(run) + 0.1
+    write_json(run.clock, {"spent_s": 100.0 * LATEST - left_s})
+    slow_to_load(monkeypatch, left_s + 100.0 * (1 - LATEST))
+    train(long_recipe, run, hours=100 / 3600)
+    facts = final.trained(run)
+    assert facts is not None
+    assert (facts["ended"], facts["steps"]) == ("hours", 4)
 
 
 def at(time_of_day: str, seconds_before: float) -> Until:
