@@ -7,23 +7,25 @@ its recipe, lock and decisions have digests of their own; the weights that it gi
 from __future__ import annotations
 
 import json
+import re
 import shlex
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from packaging.requirements import InvalidRequirement, Requirement
 
-from objectives.score import Score
 from search import bundle_archive, bundle_inputs, bundle_texts, bundle_wheel, export, export_card, export_subject
 from search import report as reporting
 from search.bundle_archive import Content
 from search.bundle_inputs import Input
 from search.errors import SearchError
+from search.export import Say
 from search.export_subject import Subject
 from search.freeze_file import FILE, edited, render
 from search.score_model import ADAPTER_CONFIG, FINAL
+from search.scratch import scratch
 from train import decisions, environment, lock, room
 from train.data.sources import inspect_sources
 from train.licences import BASE
@@ -43,18 +45,20 @@ class Bundled:
     not_in_it: tuple[str, ...]
 
 
-def bundle(folder: Path, out: Path | None, *, merged: bool, carry: Collection[str] = ()) -> Bundled:
+def bundle(
+    folder: Path, out: Path | None, *, merged: bool, carry: Collection[str] = (), say: Say = lambda _: None
+) -> Bundled:
     """Write the bundle of the study in `folder` as `out`, by default NAME-bundle.tar.gz in that folder.
 
-    `merged` puts the merged model in; `carry` names local inputs that are put in whatever their licence and size.
-    Raises SearchError where the study has no finished final run, where this Nightshift is not the one that it was
-    frozen with, or where `out` is there; RecipeError where an input is not what was frozen, or the disk is too small.
+    `merged` puts the merged model in; `carry` names local inputs that are put in whatever their licence and size; `say`
+    is told what takes its time. Raises SearchError where the study has no finished final run, where this Nightshift is
+    not the one that it was frozen with, or where `out` is there or cannot be made; RecipeError where an input is not
+    what was frozen, or the disk is too small.
     """
     folder = folder.resolve()
     target = out or folder / f"{folder.name}-bundle.tar.gz"
-    if out is not None and out.exists():
-        remove = shlex.join(["rm", str(out)])
-        raise SearchError(f"{out} is there already: give another name with --out, or remove it: {remove}")
+    if out is not None:
+        _check(out, f"{folder.name}-bundle.tar.gz")
     subject = export_subject.find(str(folder / FINAL) if _is_trained(folder) else str(folder))
     frozen, locked = _frozen(subject, folder)
     inspect_sources([source for source in subject.recipe.sources if source.hub is None])
@@ -62,10 +66,29 @@ def bundle(folder: Path, out: Path | None, *, merged: bool, carry: Collection[st
     sizes = sum(path.stat().st_size for one in found for path in one.files.values())
     weights = room.merged_bytes(subject.model.facts) if merged else 0
     room.check(target.parent, sizes + 2 * weights + SPACE)
-    with TemporaryDirectory(prefix=".nightshift-bundle-", dir=folder) as place:
-        files = _files(subject, folder, frozen, locked, found, Path(place), merged)
+    with scratch(folder, ".nightshift-bundle-") as place:
+        if merged:
+            say(f"merging the adapter into {subject.recipe.base.model}")
+        files = _files(subject, folder, frozen, locked, found, place, merged)
+        say(f"packing {len(files)} files, {room.spelled(sizes + weights)} of them inputs and weights")
         bundle_archive.write(target, f"{folder.name}-bundle", files)
     return Bundled(target, tuple(f"{one.name}: {one.access}" for one in found if one.why_not))
+
+
+def _check(out: Path, name: str) -> None:
+    """Raise SearchError unless a file can be made at `out`, whose folder is made."""
+    if out.is_dir():
+        as_file = shlex.join(["--out", str(out / name)])
+        raise SearchError(f"{out} is a folder, and --out names the archive's file: {as_file}")
+    if out.exists():
+        remove = shlex.join(["rm", str(out)])
+        raise SearchError(f"{out} is there already: give another name with --out, or remove it: {remove}")
+    try:
+        out.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.absolute().parent):
+            pass
+    except OSError as error:
+        raise SearchError(f"{out} cannot be made ({error.strerror}); give another place with --out") from None
 
 
 def _is_trained(folder: Path) -> bool:
@@ -94,6 +117,10 @@ def _frozen(subject: Subject, folder: Path) -> tuple[Json, Json]:
             f"the Nightshift that is installed here ({ours.version}) has other code than the one that froze the run, "
             "so that its wheel would not make it again: make the bundle with that one"
         )
+    if "all" not in subject.record.scores:
+        raise SearchError(
+            f"{subject.run.result} has no score of all prompts: put the file back from a copy, or make the run again"
+        )
     if missing := [name for name in RECORDS if not (subject.run.path / name).exists()]:
         raise SearchError(f"{subject.run.path / missing[0]} is missing, without which the run is not told: put it back")
     return frozen, locked
@@ -102,7 +129,7 @@ def _frozen(subject: Subject, folder: Path) -> tuple[Json, Json]:
 def _files(
     subject: Subject, folder: Path, frozen: Json, locked: Json, found: list[Input], place: Path, merged: bool
 ) -> dict[str, Content]:
-    score = Score.model_validate_json(json.dumps((subject.record.result or {})["scores"]["all"])).prompt_strict
+    score = subject.record.scores["all"].prompt_strict
     name, wheel = bundle_wheel.wheel()
     wanted = [(one.place, one.access) for one in found if one.place is not None]
     return {
@@ -118,7 +145,7 @@ def _files(
         **{f"record/{record}": subject.run.path / record for record in RECORDS if record != decisions.FILE},
         **_adapter(subject, found, place / "adapter"),
         **(_merged(subject, place / "merged") if merged else {}),
-        **_report(folder),
+        **_report(subject, folder, place / "report", found),
     }
 
 
@@ -184,11 +211,24 @@ def _merged(subject: Subject, folder: Path) -> Mapping[str, Content]:
     return _below(folder, "merged")
 
 
-def _report(folder: Path) -> Mapping[str, Content]:
-    """The report, made anew, so that it has the answers and the run that are there now."""
-    files = reporting.write(folder).files
-    pictures = folder / reporting.PICTURES
-    return {**{f"report/{path.name}": path for path in files}, **_below(pictures, f"report/{reporting.PICTURES}")}
+def _report(subject: Subject, folder: Path, place: Path, found: Collection[Input]) -> Mapping[str, Content]:
+    """The report, made anew: it has the answers and the run that are there now, and no path of this machine."""
+    names = {BASE: subject.recipe.base.model, **{one.name: str(one.path) for one in found if one.path is not None}}
+    places = {names[one.name]: one.place for one in found if one.place is not None}
+    places |= {str(folder): ".", str(Path.home()): "~"}
+    place.mkdir()
+    reporting.write(folder, place, lambda text: _portable(text, places))
+    return _below(place, "report")
+
+
+def _portable(text: str, places: Mapping[str, str]) -> str:
+    """A text with paths replaced by places; a long one before the folder that it is in, and one in a quoted command."""
+    for path in sorted(places, key=len, reverse=True):
+        quoted = path.replace("'", shlex.quote("'")[1:-1])
+        either = "|".join(re.escape(each) for each in (path, quoted))
+        place = places[path].replace("\\", r"\\")
+        text = re.sub(rf"(?<!\w)(?:{either})(?![\w-])", place, text)
+    return text
 
 
 def _below(folder: Path, name: str) -> dict[str, Content]:

@@ -338,6 +338,8 @@ def report(study: AnyStudy = None) -> None:
     written = reporting.write(home.folder(study))
     for path in written.files:
         _print(f"wrote {path}")
+    for problem in written.problems:
+        _print(f"{problem}, and the report does without: put the file back from a copy")
     if written.blanks:
         _print(f"to fill in, in {written.answers}: {', '.join(written.blanks)}; then make the report again")
 

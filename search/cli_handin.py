@@ -99,8 +99,9 @@ def bundle(
     """Pack a finished final run: all that somebody else needs to look at it and to make it again, with reproduce.sh."""
     from search import bundle as bundling
     from search import home
+    from search.screen import Screen
 
-    made = bundling.bundle(home.folder(study), out, merged=merged, carry=carry or ())
+    made = bundling.bundle(home.folder(study), out, merged=merged, carry=carry or (), say=Screen().say)
     yield Text(f"wrote {made.path}: unpack it on another machine, and run its reproduce.sh")
     for line in made.not_in_it:
         yield Text(line)

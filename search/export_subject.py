@@ -52,8 +52,7 @@ def find(argument: str | None) -> Subject:
     if model.adapter is None:
         raise SearchError(f"{path} is the base model as it came, and has no adapter; give a trial's run or a final run")
     check_adapter(model.adapter)
-    record = read_run(model.run, None, Problems())
-    assert record is not None, path
+    record = _record(model.run)
     frozen = _frozen(model.run)
     return Subject(
         name=f"{model.study.name if model.study else path.resolve().parent.name}-{path.resolve().name}",
@@ -64,6 +63,16 @@ def find(argument: str | None) -> Subject:
         frozen=frozen,
         licences=_licences(model, frozen),
     )
+
+
+def _record(run: RunDir) -> RunRecord:
+    """The run's records. Raises SearchError where its result is damaged, whose figures go out with the model."""
+    problems = Problems()
+    record = read_run(run, None, problems)
+    assert record is not None, run.path
+    if damaged := [problem for problem in problems if run.result.name in problem]:
+        raise SearchError(f"{run.path}: {damaged[0]}; put the file back from a copy, or make the run again")
+    return record
 
 
 def _run_of(argument: str | None) -> Path:

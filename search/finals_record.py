@@ -21,6 +21,7 @@ from search.budget import START_RESERVE_S
 from search.finals import Finalist, Race, Turn, run, stages
 from search.standing import incumbent, whole
 from storage.records import TrialRecord
+from train.recipe import RecipeError
 from train.rundir import Json, RunDir, read_json, write_json
 
 if TYPE_CHECKING:  # most looks at a study need no study file
@@ -75,22 +76,30 @@ def result(run: RunDir) -> Json | None:
 def keep(folder: Path, race: Race, records: Sequence[TrialRecord]) -> None:
     """Leave the race between the best of these trials for others to read."""
     told = {"scored": len(whole(records)), "race": _written().dump_python(race, mode="json")}
-    if read_json(folder / FILE) != told:
+    if _read(folder) != told:
         write_json(folder / FILE, told)
 
 
 def kept(folder: Path, records: Sequence[TrialRecord]) -> Race | None:
     """What `keep` left, unless trials have been scored since, which might have raced, too.
 
-    A file of another version says nothing: the next start writes it anew.
+    A file that is damaged or of another version says nothing: the next start writes it anew.
     """
-    told = read_json(folder / FILE) or {}
+    told = _read(folder)
     if told.get("scored") != len(whole(records)):
         return None
     try:
         return _written().validate_python(told.get("race"))
     except ValidationError:
         return None
+
+
+def _read(folder: Path) -> Json:
+    """What the file holds; nothing where it is not there, or is no JSON object."""
+    try:
+        return read_json(folder / FILE) or {}
+    except (ValueError, AssertionError, RecipeError):
+        return {}
 
 
 @functools.cache

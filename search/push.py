@@ -6,13 +6,15 @@ The token is huggingface_hub's own, which it keeps where `hf auth login` put it;
 
 from __future__ import annotations
 
-import tempfile
+import shlex
 from pathlib import Path
 from typing import Literal
 
 from search.errors import SearchError
 from search.export import Say, export
 from search.export_subject import Subject
+from search.scratch import scratch
+from train.recipe import RecipeError
 
 LOGIN = "log in with: hf auth login"
 
@@ -28,21 +30,21 @@ def push(subject: Subject, repo: str, form: Literal["adapter", "merged"], *, pub
 
     if get_token() is None:
         raise SearchError(f"there is no token for the hub: {LOGIN}")
-    with tempfile.TemporaryDirectory(prefix=".nightshift-push-", dir=subject.run.path) as place:
+    api = HfApi()
+    with scratch(subject.run.path, ".nightshift-push-") as place:
         try:
-            api = HfApi()
-            api.create_repo(repo, private=not public, exist_ok=True)
-            if not public and not api.repo_info(repo).private:
+            if not public and api.repo_exists(repo) and not api.repo_info(repo).private:
                 raise SearchError(
                     f"{repo} is there already, and everybody sees it: name another, or add --public if that is meant"
                 )
-            folder = export(subject, form, Path(place) / form, say=say, base=_public_name(subject))
+            folder = export(subject, form, place / form, say=say, base=_public_name(subject))
+            api.create_repo(repo, private=not public, exist_ok=True)  # after what may fail here
             say(f"uploading to {repo}")
             commit = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Add {subject.name} ({form})")
-        except SearchError:
+        except (SearchError, RecipeError):
             raise
         except Exception as error:  # httpx, the file system and the hub's own errors: each becomes one sentence
-            raise SearchError(_explained(error, repo)) from error
+            raise SearchError(_explained(error, repo, _command(subject, form))) from error
     return str(commit.repo_url)
 
 
@@ -52,7 +54,12 @@ def _public_name(subject: Subject) -> str:
     return model if subject.model.facts.revision else Path(model).name
 
 
-def _explained(error: Exception, repo: str) -> str:
+def _command(subject: Subject, form: str) -> str:
+    """What makes the export without the hub."""
+    return f"`{shlex.join(['nightshift', 'export', str(subject.run.path), '--format', form])}`"
+
+
+def _explained(error: Exception, repo: str, instead: str) -> str:
     from huggingface_hub import errors
 
     reason = str(error).strip().split("\n")[0]
@@ -63,5 +70,5 @@ def _explained(error: Exception, repo: str) -> str:
         return f"the hub does not let you write to {repo} ({reason}): check the name, and {LOGIN} as one who may"
     unreached = any(kind.__name__ == "TransportError" for kind in type(error).__mro__)  # of whichever HTTP library
     if unreached or isinstance(error, errors.OfflineModeIsEnabled):
-        return f"the hub cannot be reached ({reason}); the export is made without it: nightshift export"
+        return f"the hub cannot be reached ({reason}); the export is made without it: {instead}"
     return f"{repo} cannot be written: {reason}"

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from search import report_answers
+from search.report_pages import changed
 from search.report_records import gather
 from train.rundir import fsync_folder, write_atomic
 
@@ -26,29 +27,33 @@ HTML, MARKDOWN, PDF, PICTURES = "report.html", "report.md", "report.pdf", "repor
 
 @dataclass(frozen=True)
 class Written:
-    """The files of a report, and the keys of the questions in `answers` that are still open."""
+    """The files of a report, the keys of the questions in `answers` that are still open, and what could not be read."""
 
     files: tuple[Path, ...]
     answers: Path
     blanks: tuple[str, ...]
+    problems: tuple[str, ...]
 
 
-def write(folder: Path) -> Written:
-    """Write the report of the study in `folder`, replacing an earlier one.
+def write(folder: Path, into: Path | None = None, change: Callable[[str], str] = str) -> Written:
+    """Write the report of the study in `folder`, into that folder or another one, replacing an earlier one.
 
-    Raises SearchError where there is no study, or answers that cannot be read; StorageError where the database cannot.
+    Every text of it goes through `change`. Raises SearchError where there is no study, or answers that cannot be read;
+    StorageError where the database cannot.
     """
     records = gather(folder)
     from search import report_html, report_markdown, report_pdf, report_sections  # imported late: matplotlib
 
-    document = report_sections.document(records)
-    html, markdown, pdf = (folder / name for name in (HTML, MARKDOWN, PDF))
-    _replace_pictures(folder, {f"{picture.name}.png": picture.forms.png for picture in document.pictures()})
+    place = into or folder
+    document = changed(report_sections.document(records), change)
+    html, markdown, pdf = (place / name for name in (HTML, MARKDOWN, PDF))
+    _replace_pictures(place, {f"{picture.name}.png": picture.forms.png for picture in document.pictures()})
     write_atomic(html, report_html.to_html(document))
     write_atomic(markdown, report_markdown.to_markdown(document, PICTURES))
     _replace(pdf, report_pdf.to_pdf(document))
     report_answers.offer(folder)
-    return Written((html, markdown, pdf), records.answers.path, tuple(blank.key for blank in document.blanks()))
+    blanks = tuple(blank.key for blank in document.blanks())
+    return Written((html, markdown, pdf), records.answers.path, blanks, tuple(records.problems))
 
 
 def _replace(path: Path, data: bytes) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
+from typing import TypeVar
 
 Align = str  # one letter a column: l or r
 
@@ -146,6 +147,22 @@ class Document:
         yield from self.front
         for section in self.sections:
             yield from section.blocks
+
+
+Held = TypeVar("Held")
+
+
+def changed(held: Held, change: Callable[[str], str]) -> Held:
+    """A document, or a part of one, with `change` applied to every text in it; drawings stay."""
+    if isinstance(held, str):
+        return type(held)(change(held))
+    if isinstance(held, list | tuple):
+        return type(held)(changed(each, change) for each in held)
+    if isinstance(held, Paragraph):
+        return type(held)(*changed(held.parts, change))
+    if is_dataclass(held) and not isinstance(held, type):
+        return replace(held, **{each.name: changed(getattr(held, each.name), change) for each in fields(held)})
+    return held
 
 
 _LINES = re.compile(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]+")

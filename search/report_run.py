@@ -78,6 +78,12 @@ class RunRecord:
         return list(_starts(self.events))
 
 
+_NOT_OURS = (
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, OSError, TypeError, ValueError),
+    RecipeError,
+)
+
+
 class Problems(list[str]):
     """What could not be read, in words."""
 
@@ -85,7 +91,7 @@ class Problems(list[str]):
         """What `read` returns, or `otherwise`, with a note, where the file is not what this version writes."""
         try:
             return read()
-        except (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        except _NOT_OURS as error:
             self.append(f"{what} is not what this version writes ({brief(error)})")
             return otherwise
 

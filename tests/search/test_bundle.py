@@ -30,6 +30,7 @@ from search import (
 )
 from search.cli import app
 from search.errors import SearchError
+from search.scratch import scratch
 from train import room
 from train.recipe import Base, Recipe, Source
 from train.rundir import read_json, write_json
@@ -124,8 +125,10 @@ def test_a_bundle_holds_what_a_grader_needs(packed: bundle.Bundled, unpacked: Pa
     }
     assert "inputs/data/chat.jsonl" not in there
     assert packed.not_in_it[0].startswith("chat: not in the bundle (its licence")
-    for name in ("final_run.py", "final_run.lock.json", "record/horizon.jsonl", "adapter/adapter_config.json"):
-        assert str(finished.parents[1]) not in (unpacked / name).read_text(), name
+    told = ("report/report.html", "report/report.md")
+    for name in ("final_run.py", "final_run.lock.json", "record/horizon.jsonl", "adapter/adapter_config.json", *told):
+        text = (unpacked / name).read_text()
+        assert str(finished.parents[2]) not in text, name
     assert (
         f"torch=={read_json(finished / 'final_run.lock.json')['packages']['torch']['version']}"
         in (  # type: ignore[index]
@@ -197,6 +200,40 @@ def study(finished: Path, tmp_path: Path) -> Path:
 def test_an_archive_that_is_there_is_left(finished: Path, packed: bundle.Bundled) -> None:
     with pytest.raises(SearchError, match=r"is there already: give another name with --out, or remove it: rm "):
         bundle.bundle(finished, packed.path, merged=False)
+
+
+def test_a_place_where_no_archive_can_be_made_is_told(finished: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        SearchError, match=r"is a folder, and --out names the archive's file: --out .*/tiny-bundle.tar.gz"
+    ):
+        bundle.bundle(finished, tmp_path, merged=False)
+    (tmp_path / "file").touch()
+    with pytest.raises(SearchError, match=r"b\.tgz cannot be made \(.+\); give another place with --out"):
+        bundle.bundle(finished, tmp_path / "file" / "b.tgz", merged=False)
+
+
+def test_the_archives_folder_is_made_and_what_a_kill_left_is_removed(study: Path, tmp_path: Path) -> None:
+    left = study / ".nightshift-bundle-left"
+    (left / "merged").mkdir(parents=True)
+    told: list[str] = []
+    made = bundle.bundle(study, tmp_path / "no" / "where" / "b.tgz", merged=False, say=told.append)
+    assert made.path.is_file()
+    assert not left.exists()
+    assert told[0].startswith("packing ")
+
+
+def test_a_folder_that_a_process_holds_is_left(tmp_path: Path) -> None:
+    with scratch(tmp_path, ".made-") as first, scratch(tmp_path, ".made-") as second:
+        assert first.exists()
+        assert second.exists()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"scores": {"all": 3}}', "{}"])
+def test_a_damaged_result_is_told(study: Path, tmp_path: Path, content: str) -> None:
+    (study / "final" / "result.json").write_text(content)
+    with pytest.raises(SearchError, match=r"result\.json .*put the file back from a copy, or make the run again"):
+        bundle.bundle(study, tmp_path / "out.tar.gz", merged=False)
 
 
 def test_carrying_what_is_not_read_is_refused(finished: Path, tmp_path: Path) -> None:

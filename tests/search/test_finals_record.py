@@ -87,3 +87,14 @@ def test_a_race_is_read_as_it_was_kept_and_another_versions_is_none(tmp_path: Pa
     for other in ({"race": told["race"]}, {**told, "race": None}, {**told, "race": {"winner": 1}}):
         write_json(tmp_path / finals_record.FILE, other)
         assert finals_record.kept(tmp_path, trials) is None
+
+
+@pytest.mark.parametrize("content", ["", '{"scored": 1, "ra', "[]"])
+def test_a_damaged_race_says_nothing_and_is_written_anew(
+    tmp_path: Path, made: made_study.MadeStudy, content: str
+) -> None:
+    trials, race = trials_of(made), run([Finalist(1, Measure.of([True]), (True, False))], (2,), 2)
+    (tmp_path / finals_record.FILE).write_text(content)
+    assert finals_record.kept(tmp_path, trials) is None
+    finals_record.keep(tmp_path, race, trials)
+    assert finals_record.kept(tmp_path, trials) == race

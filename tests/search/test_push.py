@@ -100,6 +100,7 @@ def test_without_a_network_one_line_says_so(run: Path) -> None:
     code, said = push(run, "http://127.0.0.1:9", "me/tiny")
     assert code == 2
     assert "the hub cannot be reached (" in said
+    assert f"made without it: `nightshift export {run} --format adapter`" in said
     assert said.count("\n") == 1
 
 
