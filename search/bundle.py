@@ -215,7 +215,11 @@ def _report(subject: Subject, folder: Path, place: Path, found: Collection[Input
     """The report, made anew: it has the answers and the run that are there now, and no path of this machine."""
     names = {BASE: subject.recipe.base.model, **{one.name: str(one.path) for one in found if one.path is not None}}
     places = {names[one.name]: one.place for one in found if one.place is not None}
-    places |= {str(folder): ".", str(Path.home()): "~"}
+    places |= {
+        str(folder / FINAL / decisions.FILE): f"record/{decisions.FILE}",
+        str(folder): ".",
+        str(Path.home()): "~",
+    }
     place.mkdir()
     reporting.write(folder, place, lambda text: _portable(text, places))
     return _below(place, "report")

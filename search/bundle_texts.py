@@ -37,13 +37,13 @@ def readme(name: str, frozen: Json, lock: Json, score: Measure, inputs: Collecti
         f"Its score on IFEval: {score} of {score.n} prompts, judged strictly. What it is made of and how it went: "
         "`report/`.",
         table(("file", "what it is"), rows),
-        *_again(frozen, lock, score),
+        *_again(frozen, lock, score, any(one.place is None for one in inputs)),
         *_inputs(inputs),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _again(frozen: Json, lock: Json, score: Measure) -> Iterator[str]:
+def _again(frozen: Json, lock: Json, score: Measure, from_the_hub: bool) -> Iterator[str]:
     yield "## To make it again"
     yield "    ./reproduce.sh"
     machine = lock["machine"]
@@ -51,10 +51,10 @@ def _again(frozen: Json, lock: Json, score: Measure) -> Iterator[str]:
     yield table(
         ("it needs", ""),
         [
-            ("Python", f"{lock['python']['version']}; another one: PYTHON=... ./reproduce.sh"),
+            ("Python", f"{lock['python']['version']}; where python3 is another one, its path as PYTHON=..."),
             ("a card", gpu),
             ("time", f"up to {frozen['hours']:g} hours for training, and what answering the prompts takes"),
-            ("a network", "for packages, and for models and data of the hub"),
+            ("a network", "for packages" + (", and for models and data of the hub" if from_the_hub else "")),
         ],
     )
     if labels := sorted(_labelled(lock)):

@@ -95,7 +95,9 @@ def not_yet(folder: Path) -> str:
         what, command = "no final run yet: make it", [home.python(), str(file)]
     else:
         what, command = "a final run that is not trained to its end: go on with it", [home.python(), str(file)]
-    return f"{folder} has {what}: {shlex.join(command)} (a trial's adapter: give its folder, such as {runs / '003'})"
+    trained = sorted(config.parents[1] for config in runs.glob(f"[0-9]*/adapter/{ADAPTER_CONFIG}"))
+    trial = f" (a trial's adapter: give its folder, such as {trained[-1]})" if trained else ""
+    return f"{folder} has {what}: {shlex.join(command)}{trial}"
 
 
 def check_adapter(adapter: Path) -> None:

@@ -133,6 +133,7 @@ def _made(config: StudyConfig, folder: Path, accepted: Collection[str]) -> _Made
     records = read(folder / "study.db").trials
     best = _best(config, folder, records)
     objective = _objective(config)
+    _check_there(best, folder)
     base = inspect_base(best.recipe.base.model, best.recipe.base.revision, best.recipe.base.sha256)
     shown = preflight.template(best.recipe, base)
     positions.check_frozen(objective, config.objective.prompts, base.folder, shown, base.context)
@@ -219,6 +220,18 @@ def _read(record: TrialRecord, run: RunDir) -> Best | None:
     except (OSError, ValueError, KeyError, TypeError, AssertionError):
         return None
     return best
+
+
+def _check_there(best: Best, folder: Path) -> None:
+    """Raise RecipeError where a file or folder that the trial was trained with is not where it was."""
+    model = Path(best.recipe.base.model)
+    paths = [*([model] if model.is_absolute() else []), *(Path(folder, s.path) for s in best.recipe.sources if s.path)]
+    for path in paths:
+        if not path.exists():
+            raise RecipeError(
+                f"{path}, which trial {best.record.number} was trained with, is not there any more: put it back there; "
+                "a recipe is frozen with the paths that it was trained with, whatever study.toml says now"
+            )
 
 
 def _states(records: Sequence[TrialRecord]) -> Counter[str]:

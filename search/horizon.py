@@ -41,8 +41,8 @@ def stretch(recipe: Recipe, rows: Mapping[str, int], final: FinalSection, rate: 
     least_hours = (load_s + LEAST_STEPS * recipe.batch_size / rate) / (3600 * MEANT)
     if final.hours < least_hours:
         raise SearchError(
-            f"hours = {final.hours:g} in [final] are too few: loading takes {load_s:.0f} s and {LEAST_STEPS} steps "
-            f"{LEAST_STEPS * recipe.batch_size / rate:.0f} s; give it {least_hours:.2g} at least"
+            f"hours = {final.hours:g} in [final] of study.toml are too few: loading takes {load_s:.0f} s and "
+            f"{LEAST_STEPS} steps {LEAST_STEPS * recipe.batch_size / rate:.0f} s; give it {least_hours:.2g} at least"
         )
     by_time, by_data = (3600 * MEANT * final.hours - load_s) * rate, final.max_epochs * epoch(recipe, rows)
     wanted = min(by_time, by_data)

@@ -11,6 +11,7 @@ from search import report_text as text
 from search.freeze_origins import origins
 from search.report_pages import Block, Code, Heading, Missing, Mono, Paragraph, Table
 from search.report_records import Records
+from train import decisions
 from train.recipe import Recipe
 from train.rundir import Json
 
@@ -174,11 +175,15 @@ def reproduce(records: Records) -> Iterator[Block]:
         return
     frozen = records.frozen
     yield Paragraph(
-        "final_run.py holds the whole recipe. In another folder, on the same hardware and with the same versions, it "
-        "gives the same adapter, bit for bit, where its hours reach the horizon (on a GPU, sums may differ)."
+        "final_run.py holds the whole recipe. Where a run ends is decided on its way, by the pace of its machine. In "
+        "another folder, on the same hardware and with the same versions, it gives the same adapter, bit for bit, with "
+        "the decisions of this run (--replay; on a GPU, sums may differ). A bundle holds all that this needs, and a "
+        "script that does it and compares."
     )
     command = shlex.join(["python", str(study.folder / "final_run.py")])
-    yield Code(f"{command}\n{command} --status")
+    decided = shlex.quote(str(study.folder / "final" / decisions.FILE))
+    bundle = shlex.join(["nightshift", "bundle", str(study.folder)])
+    yield Code(f"{command} --status\n{command} --replay {decided}\n{bundle}")
     yield from _locked(records.lock)
     used = (text.final_result(records) or {}).get("versions", {})
     rows = [(Mono(name), version, used.get(name, "")) for name, version in frozen["versions"].items()]

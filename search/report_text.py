@@ -21,7 +21,7 @@ def missing_final(records: Records) -> Missing:
     """What is not there of the final run, and the command that makes it."""
     if records.frozen is None:
         what = records.frozen_problem or "The best trial is not frozen yet."
-        return Missing(what, shlex.join(["nightshift", "freeze", records.study.name]))
+        return Missing(what, shlex.join(["nightshift", "freeze", str(records.study.folder)]))
     started = "has not ended yet" if records.final else "has not been started"
     return Missing(f"The final run {started}.", shlex.join(["python", str(records.study.folder / "final_run.py")]))
 

@@ -125,6 +125,10 @@ def test_a_bundle_holds_what_a_grader_needs(packed: bundle.Bundled, unpacked: Pa
     }
     assert "inputs/data/chat.jsonl" not in there
     assert packed.not_in_it[0].startswith("chat: not in the bundle (its licence")
+    readme = (unpacked / "README.md").read_text()
+    assert "| final_run.py, final_run.lock.json |" in readme
+    assert "| a network | for packages |" in readme
+    assert "--replay 'record/horizon.jsonl'" in (unpacked / "report" / "report.md").read_text()
     told = ("report/report.html", "report/report.md")
     for name in ("final_run.py", "final_run.lock.json", "record/horizon.jsonl", "adapter/adapter_config.json", *told):
         text = (unpacked / name).read_text()

@@ -156,7 +156,8 @@ def test_a_damaged_adapter_is_told(study: Path, damage: object) -> None:
 
 
 def test_a_study_without_a_final_run_says_what_comes_next(study: Path) -> None:
-    with pytest.raises(SearchError, match=r"has no final run: freeze its best trial first: nightshift freeze "):
+    said = r"has no final run: freeze its best trial first: nightshift freeze .+ such as .+/runs/003\)"
+    with pytest.raises(SearchError, match=said):
         export_subject.find(str(study))
     (study / "final_run.py").write_text("")
     with pytest.raises(SearchError, match=r"has no final run yet: make it: .+ \S+final_run.py"):
@@ -243,6 +244,7 @@ def test_text_from_elsewhere_stays_text() -> None:
     assert table.count("\n") == 2
     assert not re.search(r"(?<!\\)[<>`\[\]]", table)
     assert len(re.findall(r"(?<!\\)\|", table)) == 6
+    assert "| final_run.py \\_it\\_ |" in export_card.table(("a",), [("final_run.py _it_",)])
     assert export_card.code("a`b") == "``a`b``"
     assert export_card.code("`") == "`` ` ``"
 

@@ -247,6 +247,15 @@ def test_changed_data_are_refused(tmp_path: Path) -> None:
         freeze.freeze(made.config, made.folder)
 
 
+@pytest.mark.parametrize("name", ["model", "plain.jsonl"])
+def test_what_was_moved_is_to_be_put_back(tmp_path: Path, name: str) -> None:
+    file = made_study.write_study_file(tmp_path)
+    made = made_study.MadeStudy(file, tmp_path / "studies" / "tiny", states="C")
+    (tmp_path / name).rename(tmp_path / "moved")
+    with pytest.raises(RecipeError, match=rf"{name}, which trial 0 was trained with, .* put it back there"):
+        freeze.freeze(made.config, made.folder)
+
+
 def test_missing_prompts_are_named(tmp_path: Path) -> None:
     file = made_study.write_study_file(tmp_path)
     made = made_study.MadeStudy(file, tmp_path / "studies" / "tiny", states="C")

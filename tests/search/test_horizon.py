@@ -79,7 +79,7 @@ def test_a_faster_machine_has_data_for_four_times_the_speed() -> None:
 
 
 def test_hours_that_hold_no_more_than_a_few_steps_are_refused() -> None:
-    said = r"hours = 0.003 in \[final\] are too few: loading takes 10 s and 10 steps 4 s; give it 0.0039 at least"
+    said = r"0.003 in \[final\] of study.toml are too few: loading takes 10 s and 10 steps 4 s; give it 0.0039 at least"
     with pytest.raises(SearchError, match=said):
         stretch(recipe(), ROWS, FinalSection(hours=0.003), rate=40.0, load_s=10.0)
     assert stretch(recipe(), ROWS, FinalSection(hours=0.004), rate=40.0, load_s=10.0).least_hours == 0.00394

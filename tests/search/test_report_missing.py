@@ -34,7 +34,7 @@ def test_without_a_freeze_the_command_is_named(study: Path) -> None:
     (study / "final_run.py").unlink()
     shown = said(told(study))
     assert "The best trial is not frozen yet." in shown
-    assert "nightshift freeze tiny" in shown
+    assert f"nightshift freeze {study}" in shown
     assert "as it was searched" in shown
 
 

@@ -130,6 +130,13 @@ def test_what_is_told_of_data_and_steps_is_what_was_made(study: Path) -> None:
     assert f"where it ends, and made 10 steps, {examples} examples. The learning rate" in said(document)
 
 
+def test_how_the_run_is_made_again_is_told(finished: Path) -> None:
+    shown = said(told(finished))
+    assert (
+        f"python {finished}/final_run.py --replay {finished}/final/horizon.jsonl\nnightshift bundle {finished}" in shown
+    )
+
+
 def test_a_file_that_was_frozen_after_the_run_is_told(study: Path) -> None:
     assert "it has another recipe" not in said(told(study))
     write_json(RunDir(study / "final").clock, {"spent_s": 90.0})
