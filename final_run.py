@@ -22,10 +22,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from objectives import agreement, positions
+from objectives import agreement, positions, shortfall
 from objectives.score import ObjectiveError, Score
 from train import final, interrupts, lock, preflight, room, rules, status, until
-from train.clock import spelled
 from train.decisions import FILE, Decisions
 from train.environment import versions
 from train.planning.plan import inspect_base, inspect_sources
@@ -218,9 +217,9 @@ FROZEN = json.loads(r"""{
   "transformers": "5.23.0",
   "trl": "1.16.0"
  },
- "code_sha256": "73142d34039d697a2dec34ef1be46a6a45cf151aaeae12eaab8b6bcac4ec6808",
+ "code_sha256": "0481fa9665c5c49aee7a230bb0be1a036869e12d90fd9c3acb33be6b29077568",
  "lock_sha256": null,
- "sha256": "98b7bb6e344156ae8931973f85804c11be0cf4eb9e6043526d53733fde4eaae3"
+ "sha256": "aa54782880b849c57745369b1469f007fdaa4c218b1bdabdc4094c8e22f1b2d1"
 }""")  # noqa: E501, RUF100
 
 RUN = RunDir(Path(__file__).resolve().with_name("final"))
@@ -232,15 +231,17 @@ def main() -> int:
     128 + signal: stopped."""
     parser = argparse.ArgumentParser(description="Train the frozen recipe, or go on with it, and score it.")
     parser.add_argument("--status", action="store_true", help="say how far the run is, and when it will end")
-    parser.add_argument("--until", metavar="HH:MM", help="save, and end this start, before the clock shows that")
+    parser.add_argument("--until", metavar="HH:MM", type=until.Until.of, help="save, and end, before that time of day")
     parser.add_argument(
         "--replay", type=os.path.abspath, metavar="HORIZON", help="make the run of that horizon.jsonl again"
     )
     parser.add_argument("--allow-other-versions", action="store_true", help="run with other packages than were frozen")
     parser.add_argument("--edited", action="store_true", help="run although this file or its lock was edited")
-    asked = parser.parse_args()
     try:
+        asked = parser.parse_args()
         recipe = frozen_recipe(asked.edited)
+        if asked.replay and RUN.result.exists():
+            Decisions(RUN.path / FILE, recipe).take(Path(asked.replay))
         if not asked.status and not RUN.result.exists():
             prompts = check_inputs(recipe, asked)
             with interrupts.Signals() as signals, interrupts.one_at_a_time(RUN):
@@ -254,7 +255,7 @@ def main() -> int:
         print(f"final_run: failed: {error}", file=sys.stderr)
         return 1
     except interrupts.Stopped as stopped:
-        print(f"final_run: {stopped.why}; start it again, and it goes on from its newest checkpoint", file=sys.stderr)
+        print(f"final_run: {stopped.why}; {status.from_where(RUN)}", file=sys.stderr)
         return stopped.code
     return 0
 
@@ -306,8 +307,7 @@ def run(recipe: Recipe, prompts: Path, asked: argparse.Namespace, signals: inter
         print(f"{name}: {change['from']:,.10g} in the trial, {change['to']:,.10g} here ({change['why']})")
     if asked.replay:
         Decisions(RUN.path / FILE, recipe).take(Path(asked.replay))
-    switch_off = until.Until.of(asked.until) if asked.until else None
-    limits = final.Limits(FROZEN["hours"], FROZEN["longest"], FROZEN["checkpoint_minutes"], switch_off)
+    limits = final.Limits(FROZEN["hours"], FROZEN["longest"], FROZEN["checkpoint_minutes"], asked.until)
     base = final.train_within(recipe, RUN, FROZEN["device"], limits, signals, print)
     from objectives.latency import measured
     from train.model import drop_adapter, load_adapter
@@ -364,12 +364,11 @@ def summary(result: dict[str, Any]) -> str:
         asked = f"{name} ({after.prompt_strict.n})"
         lines.append(f"{asked:<36}{before.prompt_strict!s:>18}{after.prompt_strict!s:>18}")
     lines += after.remarks
-    spent = spelled(result["seconds"]["train"], 3600 * FROZEN["hours"])
     lines += agreement.told(result)
     size = result["size"]["adapter_bytes"] / 2**20
     lines.append(f"{RUN.adapter}: {result['trainable_parameters']:,} trained parameters, {size:.1f} MiB")
-    lines.append(f"{result['examples']:,} examples in {spent} ({final.ended(result)})")
-    return "\n".join(lines)
+    lines.append(final.spent(result, FROZEN["hours"]))
+    return "\n".join([*lines, *shortfall.told(result, FROZEN)])
 
 
 if __name__ == "__main__":

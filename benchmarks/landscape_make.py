@@ -93,6 +93,9 @@ class Watch:
     followed: dict[int, str] = field(default_factory=dict)
     asked_seconds: dict[int, float] = field(default_factory=dict)
 
+    def begins(self, step: int, damaged: object) -> None:
+        """Nothing to add."""
+
     def step(self, facts: StepFacts) -> None:
         """Nothing to add."""
 

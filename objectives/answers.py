@@ -41,6 +41,11 @@ class AnswerLog:
         self._batches: dict[tuple[int, ...], _Batch] = {}
         self._good = self._read()
 
+    @property
+    def kept(self) -> int:
+        """How many answers there are."""
+        return sum(len(batch) for batch in self._batches)
+
     def get(self, batch: list[int]) -> list[Answer] | None:
         """The answers to exactly this batch, in its order; None where they have not been kept."""
         kept = self._batches.get(tuple(batch))

@@ -70,8 +70,9 @@ def evaluate(
     scores: dict[str, Score] = {}
     seconds, halved = 0.0, False
     for half in parts:
-        show(f"{len(split[half])} prompts" + (f" of {HALVES[half]}" if half in HALVES else ""))
         log = _Log(keep.with_name(f"{keep.name}-{half}.jsonl"), half, split[half], identity or {}, count)
+        kept = f", {log.kept} of them answered before" if log.kept else ""
+        show(f"{len(split[half])} prompts" + (f" of {HALVES[half]}" if half in HALVES else "") + kept)
         made = generate([prompt.prompt for prompt in split[half]], log=log)
         scores[half] = _scored(split[half], made, log.seconds, log.halved)
         seconds, halved = seconds + log.seconds, halved or log.halved

@@ -9,14 +9,12 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from search.errors import FreezeDiffers
 from search.freeze_file import FILE, edited
 from search.score_model import FINAL
 from train import lock
 from train.recipe import Recipe
-from train.rundir import RunDir
+from train.rundir import Damaged, RunDir
 
 
 def check_edited(folder: Path) -> None:
@@ -24,7 +22,7 @@ def check_edited(folder: Path) -> None:
     held = {folder / FILE: edited, folder / lock.FILE: lock.was_edited}
     for path, was_edited in held.items():
         if path.exists() and was_edited(path):
-            away = shlex.join(["mv", str(path), str(_free(path.with_name(f"final_run.edited{path.suffix}")))])
+            away = shlex.join(["mv", str(path), str(lock.free_name(path.with_name(f"final_run.edited{path.suffix}")))])
             raise FreezeDiffers(
                 f"{path} was edited, or is another version's, and is not replaced; move it away: {away}"
             )
@@ -37,12 +35,12 @@ def check_run(folder: Path, recipe: Recipe) -> None:
         return
     try:
         same = run.recipe() == recipe
-    except (ValidationError, UnicodeDecodeError):
+    except Damaged:
         same = False  # of another version, or damaged
     if same:
         return
     held = [path for path in (folder / FILE, folder / lock.FILE, run.path) if path.exists()]
-    place = _free(folder / "final-before")
+    place = lock.free_name(folder / "final-before")
     away = f"{shlex.join(['mkdir', str(place)])} && {shlex.join(['mv', *map(str, held), str(place)])}"
     told = "is made" if run.result.exists() else "is begun"
     raise FreezeDiffers(
@@ -50,12 +48,3 @@ def check_run(folder: Path, recipe: Recipe) -> None:
         f"without its own {FILE}; hand it in first (`{shlex.join(['nightshift', 'bundle', str(folder)])}`), go on with "
         f"it, or move all of it away and freeze again: {away}"
     )
-
-
-def _free(path: Path) -> Path:
-    """`path`, or the first name like it that nothing has."""
-    found, number = path, 1
-    while found.exists():
-        number += 1
-        found = path.with_name(f"{path.stem}-{number}{path.suffix}")
-    return found

@@ -21,6 +21,9 @@ class FileWatch:
     run: RunDir
     attempt: int
 
+    def begins(self, step: int, damaged: object) -> None:
+        """Nothing to add: the loop itself writes the events."""
+
     def step(self, facts: object) -> None:
         """Nothing to add: the loop itself writes the event."""
 

@@ -47,10 +47,7 @@ class _Record(BaseModel):
 
 def read(path: Path) -> Json | None:
     """The record in a score.json, or None where there is no such file. Raises ValueError where it is damaged."""
-    try:
-        record = read_json(path)
-    except AssertionError:
-        raise ValueError("it holds no JSON object") from None
+    record = read_json(path)
     if record is None:
         return None
     try:
@@ -82,7 +79,7 @@ def asked(out: Path) -> Json | None:
         return None
     try:
         return read_json(out / SETTINGS)
-    except (AssertionError, ValueError):
+    except ValueError:
         raise _damaged(out / SETTINGS) from None
 
 

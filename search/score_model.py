@@ -9,14 +9,12 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from search import home
 from search.errors import SearchError
 from search.home import STUDY_FILE
 from train.planning import plan
 from train.recipe import Base, Recipe, RecipeError
-from train.rundir import RunDir, read_json
+from train.rundir import Damaged, RunDir, read_json
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 BASE_RUN = "base"  # the RunDir of the untuned model
@@ -124,12 +122,10 @@ def _pinned(base: Base, facts: plan.BaseFacts) -> Base:
 def _of_run(run: RunDir) -> ScoredModel:
     try:
         recipe = run.recipe()
-    except (ValidationError, UnicodeDecodeError) as error:
-        first = error.errors()[0] if isinstance(error, ValidationError) else {"loc": (), "msg": str(error)}
-        what = f"{'.'.join(map(str, first['loc']))}: {str(first['msg']).removeprefix('Value error, ')}"
+    except Damaged as error:
         raise SearchError(
-            f"{run.recipe_path} is no recipe of this Nightshift ({what}); give its adapter's folder moved elsewhere, "
-            "with --chat-template"
+            f"{run.recipe_path} is no recipe of this Nightshift ({error.wrong}); give its adapter's folder moved "
+            "elsewhere, with --chat-template"
         ) from None
     if run.path.resolve().name != BASE_RUN and not (run.adapter / ADAPTER_CONFIG).is_file():
         raise SearchError(f"{run.path} holds no adapter{_why_not(run)}; give a run that was trained to its end")

@@ -150,6 +150,7 @@ def done(world: made_study.MadeStudy) -> Path:
     code, out, error = run(world.folder)
     assert code == 0, error
     assert "half that it never saw (12)" in out
+    assert "going on from the checkpoint of step " in out
     return world.folder
 
 
@@ -255,14 +256,14 @@ def edit(folder: Path, old: str, new: str, *, signed: bool = True) -> None:
 
 def test_an_edited_recipe_is_refused_unless_it_is_meant(folder: Path) -> None:
     edit(folder, '"max_length": 64', '"max_length": 48', signed=False)
-    assert "was edited: freeze it again, or confirm it with --edited" in refused(folder)
+    assert "was edited: confirm it with --edited, or move it away and freeze again: mv " in refused(folder)
     assert run(folder, "--status", "--edited")[0] == 0
 
 
 def test_whatever_else_was_edited_is_noticed(folder: Path) -> None:
     hours = frozen_in(folder / "final_run.py")["hours"]
     edit(folder, f'"hours": {hours}', '"hours": 23.5', signed=False)
-    assert "was edited: freeze it again, or confirm it with --edited" in refused(folder)
+    assert "was edited: confirm it with --edited, or move it away and freeze again: mv " in refused(folder)
 
 
 def test_a_recipe_of_another_version_is_told_from_an_edited_one(folder: Path) -> None:
@@ -370,7 +371,15 @@ def test_a_switch_off_that_is_no_time_of_day_is_refused(folder: Path, time_of_da
     code, _, error = run(folder, "--until", time_of_day)
     assert code == 2
     assert error == f"final_run: {time_of_day!r} is no time of day like 03:00, from 00:00 to 23:59\n"
-    assert not (folder / "final" / "clock.json").exists()
+    assert not (folder / "final").exists()
+
+
+def test_a_run_that_is_made_is_not_taken_for_a_replay(done: Path, folder: Path) -> None:
+    said = refused(done, "--replay", str(done / "final" / "horizon.jsonl"))
+    assert "holds a run that does not take its decisions from" in said
+    for path in (folder, folder / "none.jsonl"):
+        code, _, error = run(folder, "--replay", str(path))
+        assert (code, "is no file; name the horizon.jsonl in the folder final" in error) == (2, True)
 
 
 def test_decisions_that_cannot_be_replayed_are_refused(folder: Path, done: Path) -> None:
@@ -388,6 +397,13 @@ def test_a_damaged_file_of_decisions_is_told_by_the_status(folder: Path) -> None
     for event in ({"event": "data"}, {"event": "step", "step": 1, "loss": 1.0, "seconds": 1.0}):
         RunDir(folder / "final").append_event(event)
     assert "is damaged" in refused(folder, "--status")
+
+
+@pytest.mark.parametrize(("name", "text"), [("result.json", '{"scores": '), ("recipe.json", "{}"), ("recipe.json", "")])
+def test_a_cut_file_of_the_run_is_told_without_a_traceback(folder: Path, name: str, text: str) -> None:
+    (folder / "final").mkdir()
+    (folder / "final" / name).write_text(text)
+    assert f"{name} is damaged, or of another version" in refused(folder, "--status")
 
 
 def test_a_folder_with_the_run_of_another_recipe_is_refused(folder: Path, world: made_study.MadeStudy) -> None:

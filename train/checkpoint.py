@@ -146,6 +146,12 @@ def newest(run: RunDir) -> Checkpoint | None:
     return next(filter(None, found), None)
 
 
+def damaged(run: RunDir, found: Checkpoint | None) -> list[str]:
+    """The names of the checkpoints that `newest` passed over before it `found` that one, or none."""
+    names = sorted(path.name for path in run.checkpoints.glob("step-*"))
+    return [name for name in names if found is None or name > found.path.name]
+
+
 def at_step(run: RunDir, step: int) -> Checkpoint | None:
     """The checkpoint of `run` at `step`, if it is there and verifies."""
     return _verified(run, run.checkpoints / f"step-{step:08d}")

@@ -57,6 +57,8 @@ class Decisions:
 
         Raises RecipeError where that file is not of one, or where this run has begun with other decisions.
         """
+        if not path.is_file():
+            raise RecipeError(f"{path} is no file; name the horizon.jsonl in the folder final of the run to make again")
         if not holding(path, self._recipe) or not has_ended(path):
             raise RecipeError(
                 f"{path} has no decisions of a run that was made to its end; name the horizon.jsonl of one"
@@ -67,7 +69,9 @@ class Decisions:
             write_atomic(self.path, "".join(json.dumps(line) + "\n" for line in [head, *taken]))
         elif lines(self.path) != [head, *taken]:
             away = shlex.join(["mv", str(self.path.parent), f"{self.path.parent}-old"])
-            raise RecipeError(f"{self.path.parent} holds a run with other decisions than {path}; move it away: {away}")
+            raise RecipeError(
+                f"{self.path.parent} holds a run that does not take its decisions from {path}; move it away: {away}"
+            )
 
     def _write(self, written: Sequence[Json]) -> None:
         with open(self.path, "a+b") as file:

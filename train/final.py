@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from train.clock import LEASE_S, Clock
+from train.clock import LEASE_S, Clock, spelled
 from train.decisions import FILE, Decisions
 from train.hours import LATEST, ByHours, Replayed
 from train.imports import collector_paused
@@ -61,7 +61,8 @@ def trained(run: RunDir) -> Json | None:
     """What training gave, or None while it is not done: the fields of train.trained.Trained but for the model, with
 
     seconds   train: process seconds used in all
-    ended     why the run ended where it did (train.horizon.Why), and `adapter_step` the step that the adapter is of
+    ended     why the run ended where it did (train.horizon.Why, or "replayed"), and `adapter_step` the step that the
+              adapter is of
     """
     return read_json(run.path / "trained.json")
 
@@ -79,12 +80,16 @@ def train_within(recipe: Recipe, run: RunDir, device: str, limits: Limits, signa
     if until and until.left_s <= needed_s + UNTIL_S:
         raise Stopped(f"not begun, since it is nearly {until.time_of_day}", 0)
     decisions, clock = Decisions(run.path / FILE, recipe), _clock(run, limits)
+    if until:
+        show(f"everything is to be saved before {until.told}")
     over = not decisions.replayed and clock.spent_s + needed_s >= LATEST * limits.allowance_s
     with nullcontext() if over else clock:
         base = _loaded(recipe, device)
         if clock.left_s <= 0 and not over and not decisions.replayed:
             _use_no_more(run, clock, limits.allowance_s)
             over = True
+        if over:
+            show("no time is left for a further step: the newest checkpoint is the result")
         horizon = _horizon(recipe, run, limits, decisions, clock, over)
         witness = Witness(run, horizon, clock, limits.allowance_s, signals, until, show)
         signals.patient = True
@@ -193,13 +198,21 @@ def _too_few(here_s: float, before_s: float, allowance_s: float) -> str:
 def _facts(made: Trained, horizon: ByHours | Replayed, spent_s: float) -> Json:
     kept = {key: value for key, value in vars(made).items() if key not in ("model", "seconds", "rungs")}
     last = horizon.course.now
-    at_most = last.why != "turned" and made.steps >= horizon.most.steps
+    ended: str = "data" if made.steps >= horizon.most.steps else last.why
+    if isinstance(horizon, Replayed):
+        ended = "replayed"
     return {
         **kept,
         "rungs": {str(fraction): bits for fraction, bits in made.rungs.items()},
         "seconds": {"train": spent_s},
-        "ended": "data" if at_most else last.why,
+        "ended": "turned" if last.why == "turned" else ended,
     }
+
+
+def spent(result: Json, hours: float) -> str:
+    """What a run was trained on, its time of the hours, and why it ended, in a line."""
+    used = spelled(result["seconds"]["train"], 3600 * hours)
+    return f"{result['examples']:,} examples in {used} ({ended(result)})"
 
 
 def ended(result: Json) -> str:
@@ -208,6 +221,8 @@ def ended(result: Json) -> str:
         case "turned":
             best = result["adapter_step"]
             return f"the held-out loss had turned: the adapter is that of step {best:,} of {result['steps']:,}"
+        case "replayed":
+            return "where the run ended that it makes again"
         case "data":
             return "the data bear no more"
         case "recipe":

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -48,11 +49,21 @@ def code_digest(text: str) -> str:
 def check_file(frozen: Json, file: Path) -> None:
     """Raise RecipeError where `file`, which holds `frozen`, is not as a freeze wrote it. Meant for those who did not
     know or forgot: whoever changes the code can change this as well."""
-    confirm = "freeze it again, or confirm it with --edited"
+    away = shlex.join(["mv", str(file), str(free_name(file.with_name(f"{file.stem}.edited{file.suffix}")))])
+    confirm = f"confirm it with --edited, or move it away and freeze again: {away}"
     if digest_of(frozen) != frozen["sha256"]:
         raise RecipeError(f"what {file} holds was edited: {confirm}")
     if code_digest(file.read_text(encoding="utf-8")) != frozen["code_sha256"]:
         raise RecipeError(f"the code of {file} was edited: {confirm}")
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or the first name like it that nothing has."""
+    found, number = path, 1
+    while found.exists():
+        number += 1
+        found = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    return found
 
 
 def check(frozen: Json, file: Path, edited: bool, other_versions: bool, card: Card | None = None) -> list[str]:

@@ -7,6 +7,7 @@ Lines of events.jsonl that are written here, by their "event":
     rung         fraction, step, bits_per_byte, seconds
     turned       step; best: the step of the lowest rung, whose adapter is kept
     checkpoint   step, seconds
+    damaged      checkpoints: the names of those that did not verify, and were passed over
     resumed      step: the checkpoint that an attempt began with; what follows it replaces later steps before it
     best         step: whose weights the adapter has, where the held-out loss had turned
     completed, pruned, stopped   step: how an attempt ended
@@ -27,7 +28,7 @@ from typing import Any
 import torch
 import transformers
 
-from train.checkpoint import Checkpoint, Position, at_step, newest, save
+from train.checkpoint import Checkpoint, Position, at_step, damaged, newest, save
 from train.data import splits as data
 from train.data.splits import Splits
 from train.forecast import Forecast
@@ -94,6 +95,9 @@ def train(
     sources = {name: asdict(use) for name, use in splits.facts.items()}
     run.append_event({"event": "data", "fingerprint": splits.fingerprint, "sources": sources})
     found, watch = newest(run), watch or Unwatched()
+    if passed_over := damaged(run, found):
+        run.append_event({"event": "damaged", "checkpoints": passed_over})
+    watch.begins(found.position.step if found else 0, passed_over)
     here = _Attempt(recipe, run, base, splits, watch, horizon, sorted(rungs), checkpoint_every_s, seconds, found)
     try:
         with quiet():

@@ -18,9 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from train.recipe import Recipe
+from pydantic import ValidationError
+
+from train.recipe import Recipe, RecipeError
 
 Json = dict[str, Any]
+
+
+class Damaged(RecipeError, ValueError):
+    """A file of a run that cannot be read: `path`, and what is wrong with it."""
+
+    def __init__(self, path: Path, wrong: str) -> None:
+        said = f"{path} is damaged, or of another version ({wrong})"
+        super().__init__(f"{said}: put the whole file back, or move it away")
+        self.path, self.wrong = path, wrong
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -49,12 +60,15 @@ def write_json(path: Path, value: Json) -> None:
 
 
 def read_json(path: Path) -> Json | None:
-    """The object in `path`, or None where there is no such file."""
+    """The object in `path`, or None where there is no such file. Raises Damaged for what is no object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    assert isinstance(value, dict), path
+    except (ValueError, RecursionError) as error:
+        raise Damaged(path, str(error)) from None
+    if not isinstance(value, dict):
+        raise Damaged(path, "it holds no JSON object")
     return value
 
 
@@ -73,8 +87,15 @@ class RunDir:
         write_atomic(self.recipe_path, recipe.model_dump_json(indent=1) + "\n")
 
     def recipe(self) -> Recipe:
-        """The recipe of this run."""
-        return Recipe.model_validate_json(self.recipe_path.read_text(encoding="utf-8"))
+        """The recipe of this run. Raises Damaged for what is none of this version."""
+        try:
+            return Recipe.model_validate_json(self.recipe_path.read_text(encoding="utf-8"))
+        except ValidationError as error:
+            first = error.errors()[0]
+            what = str(first["msg"]).removeprefix("Value error, ")
+            raise Damaged(self.recipe_path, f"{'.'.join(map(str, first['loc']))}: {what}") from None
+        except UnicodeDecodeError as error:
+            raise Damaged(self.recipe_path, str(error)) from None
 
     @property
     def recipe_path(self) -> Path:

@@ -43,6 +43,15 @@ def progress(recipe: Recipe, run: RunDir, hours: float, now: float | None = None
     return "\n".join([*lines, *_decided(held)])
 
 
+def from_where(run: RunDir) -> str:
+    """What a further start will do, once this one was stopped."""
+    if trained(run):
+        return "start it again, and it goes on with the scores; the answers so far are kept"
+    if any(run.checkpoints.glob("step-*")):
+        return "start it again, and it goes on from its newest checkpoint"
+    return "start it again, and it begins with its first step"
+
+
 def _newest(events: Sequence[Json]) -> Json:
     """The newest step, which after a kill is not the one with the largest number."""
     return next(event for event in reversed(events) if event.get("event") == "step")

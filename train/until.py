@@ -49,6 +49,12 @@ class Until:
         return cls(text, time.time())
 
     @property
+    def told(self) -> str:
+        """The time, and how long it is until then."""
+        minutes = max(0, round(self.left_s / 60))
+        return f"{self.time_of_day}, in {minutes // 60} h {minutes % 60:02d} min"
+
+    @property
     def left_s(self) -> float:
         """Seconds until then; below 0 once it has passed, also while the machine slept."""
         return next_time(self.time_of_day, self.began) - self.now()

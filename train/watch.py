@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,6 +28,10 @@ class StepFacts:
 class Watch(Protocol):
     """Whoever looks on. Called from the training thread."""
 
+    def begins(self, step: int, damaged: Sequence[str]) -> None:
+        """The attempt goes on from the checkpoint of `step`, 0 where there is none that verifies; newer ones did not:
+        their names."""
+
     def step(self, facts: StepFacts) -> None:
         """An optimizer step is done."""
 
@@ -39,6 +44,9 @@ class Watch(Protocol):
 
 class Unwatched:
     """A watch that lets a run go on to its end."""
+
+    def begins(self, step: int, damaged: Sequence[str]) -> None:
+        """Nothing to do."""
 
     def step(self, facts: StepFacts) -> None:
         """Nothing to do."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from train.clock import Clock, spelled
 from train.horizon import WORDS, Horizon
@@ -38,6 +38,15 @@ class Witness:
         self._probe, self._told_end, self._twentieth = "", 0, -1
         self._shown_at, self._stepped_at = 0.0, math.nan
         self._longest_s = 0.0
+
+    def begins(self, step: int, damaged: Sequence[str]) -> None:
+        """Show where this start goes on from, and which checkpoints it could not use."""
+        for name in damaged:
+            self._show(f"checkpoint {name} is damaged, and passed over")
+        if step:
+            self._show(f"going on from the checkpoint of step {step:,}")
+        elif damaged:
+            self._show("no checkpoint is whole: beginning again at step 1; what was used of the hours stays used")
 
     def step(self, facts: StepFacts) -> None:
         """Show a line now and then, and where the end has moved by something."""

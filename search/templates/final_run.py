@@ -25,10 +25,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from objectives import agreement, positions
+from objectives import agreement, positions, shortfall
 from objectives.score import ObjectiveError, Score
 from train import final, interrupts, lock, preflight, room, rules, status, until
-from train.clock import spelled
 from train.decisions import FILE, Decisions
 from train.environment import versions
 from train.planning.plan import inspect_base, inspect_sources
@@ -46,15 +45,17 @@ def main() -> int:
     128 + signal: stopped."""
     parser = argparse.ArgumentParser(description="Train the frozen recipe, or go on with it, and score it.")
     parser.add_argument("--status", action="store_true", help="say how far the run is, and when it will end")
-    parser.add_argument("--until", metavar="HH:MM", help="save, and end this start, before the clock shows that")
+    parser.add_argument("--until", metavar="HH:MM", type=until.Until.of, help="save, and end, before that time of day")
     parser.add_argument(
         "--replay", type=os.path.abspath, metavar="HORIZON", help="make the run of that horizon.jsonl again"
     )
     parser.add_argument("--allow-other-versions", action="store_true", help="run with other packages than were frozen")
     parser.add_argument("--edited", action="store_true", help="run although this file or its lock was edited")
-    asked = parser.parse_args()
     try:
+        asked = parser.parse_args()
         recipe = frozen_recipe(asked.edited)
+        if asked.replay and RUN.result.exists():
+            Decisions(RUN.path / FILE, recipe).take(Path(asked.replay))
         if not asked.status and not RUN.result.exists():
             prompts = check_inputs(recipe, asked)
             with interrupts.Signals() as signals, interrupts.one_at_a_time(RUN):
@@ -68,7 +69,7 @@ def main() -> int:
         print(f"final_run: failed: {error}", file=sys.stderr)
         return 1
     except interrupts.Stopped as stopped:
-        print(f"final_run: {stopped.why}; start it again, and it goes on from its newest checkpoint", file=sys.stderr)
+        print(f"final_run: {stopped.why}; {status.from_where(RUN)}", file=sys.stderr)
         return stopped.code
     return 0
 
@@ -120,8 +121,7 @@ def run(recipe: Recipe, prompts: Path, asked: argparse.Namespace, signals: inter
         print(f"{name}: {change['from']:,.10g} in the trial, {change['to']:,.10g} here ({change['why']})")
     if asked.replay:
         Decisions(RUN.path / FILE, recipe).take(Path(asked.replay))
-    switch_off = until.Until.of(asked.until) if asked.until else None
-    limits = final.Limits(FROZEN["hours"], FROZEN["longest"], FROZEN["checkpoint_minutes"], switch_off)
+    limits = final.Limits(FROZEN["hours"], FROZEN["longest"], FROZEN["checkpoint_minutes"], asked.until)
     base = final.train_within(recipe, RUN, FROZEN["device"], limits, signals, print)
     from objectives.latency import measured
     from train.model import drop_adapter, load_adapter
@@ -178,12 +178,11 @@ def summary(result: dict[str, Any]) -> str:
         asked = f"{name} ({after.prompt_strict.n})"
         lines.append(f"{asked:<36}{before.prompt_strict!s:>18}{after.prompt_strict!s:>18}")
     lines += after.remarks
-    spent = spelled(result["seconds"]["train"], 3600 * FROZEN["hours"])
     lines += agreement.told(result)
     size = result["size"]["adapter_bytes"] / 2**20
     lines.append(f"{RUN.adapter}: {result['trainable_parameters']:,} trained parameters, {size:.1f} MiB")
-    lines.append(f"{result['examples']:,} examples in {spent} ({final.ended(result)})")
-    return "\n".join(lines)
+    lines.append(final.spent(result, FROZEN["hours"]))
+    return "\n".join([*lines, *shortfall.told(result, FROZEN)])
 
 
 if __name__ == "__main__":

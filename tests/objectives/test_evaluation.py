@@ -83,8 +83,12 @@ def test_progress_counts_both_halves_together_and_what_an_earlier_start_made_apa
 ) -> None:
     with pytest.raises(KeyboardInterrupt):
         evaluate(prompts, Answers(fail_at=16), tmp_path / "answers")
-    told = list[Answered]()
-    evaluate(prompts, Answers(), tmp_path / "answers", progress=told.append)
+    told, lines = list[Answered](), list[str]()
+    evaluate(prompts, Answers(), tmp_path / "answers", lines.append, progress=told.append)
+    assert lines == [
+        "12 prompts of the half that the search saw, 12 of them answered before",
+        "12 prompts of the half that it never saw, 4 of them answered before",
+    ]
     assert [(at.part, at.done, at.kept) for at in told] == [
         ("search", 4, 4),
         ("search", 8, 8),

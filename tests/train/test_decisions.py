@@ -44,8 +44,12 @@ def test_a_run_that_takes_them_has_them_and_says_so(tmp_path: Path) -> None:
 def test_only_those_of_a_run_that_ended_are_taken(tmp_path: Path) -> None:
     unfinished = written(tmp_path / "a", ended=False)
     assert not has_ended(unfinished.path)
-    for path in (unfinished.path, tmp_path / "nowhere"):
-        with pytest.raises(RecipeError, match=r"has no decisions of a run that was made to its end; name the horizon"):
+    for path, says in (
+        (unfinished.path, "has no decisions of a run that was made to its end; name the horizon"),
+        (tmp_path / "nowhere", "is no file; name the horizon.jsonl in the folder final"),
+        (tmp_path, "is no file; name the horizon.jsonl in the folder final"),
+    ):
+        with pytest.raises(RecipeError, match=says):
             Decisions(tmp_path / FILE, RECIPE).take(path)
     assert not (tmp_path / FILE).exists()
 
@@ -59,7 +63,7 @@ def test_those_of_another_recipe_are_refused(tmp_path: Path) -> None:
 def test_a_run_that_has_begun_with_others_is_not_turned_into_a_replay(tmp_path: Path) -> None:
     given, own = written(tmp_path / "a"), written(tmp_path / "b", ended=False)
     before = own.path.read_bytes()
-    with pytest.raises(RecipeError, match=r"holds a run with other decisions than .*; move it away: mv "):
+    with pytest.raises(RecipeError, match=r"holds a run that does not take its decisions from .*; move it away: mv "):
         own.take(given.path)
     assert own.path.read_bytes() == before
 

@@ -140,7 +140,9 @@ def test_a_start_for_which_no_time_is_left_keeps_the_newest_checkpoint(long_reci
         train(long_recipe, run, interrupter(signal.SIGTERM, 4))
     spent_s = 3600 * HOURS - 0.2
     write_json(run.clock, {"spent_s": spent_s})
-    train(long_recipe, run)
+    lines: list[str] = []
+    train(long_recipe, run, lines.append)
+    assert lines[0] == "no time is left for a further step: the newest checkpoint is the result"
     facts = final.trained(run)
     assert facts is not None
     assert (facts["ended"], facts["steps"], facts["seconds"]) == ("hours", 4, {"train": spent_s})
@@ -170,6 +172,48 @@ def test_what_earlier_starts_used_is_not_told_as_loading(
     said = r"took \d seconds, and the run may use 101, of which earlier starts had used 100:"
     with pytest.raises(RecipeError, match=said):
         train(long_recipe, run, hours=101 / 3600)
+
+
+def test_where_a_start_goes_on_from_is_told_and_a_damaged_checkpoint_is_named(
+    long_recipe: Recipe, uninterrupted: RunDir, tmp_path: Path
+) -> None:
+    run, lines = RunDir(tmp_path / "final"), list[str]()
+    for at in (4, 8):
+        with pytest.raises(Stopped):
+            train(long_recipe, run, interrupter(signal.SIGTERM, at))
+    os.truncate(run.checkpoints / "step-00000008" / "optimizer.safetensors", 100)
+    train(long_recipe, run, lines.append)
+    assert lines[:2] == [
+        "checkpoint step-00000008 is damaged, and passed over",
+        "going on from the checkpoint of step 6",
+    ]
+    (event,) = (event for event in run.read_events() if event["event"] == "damaged")
+    assert event["checkpoints"] == ["step-00000008"]
+    assert digest(run) == digest(uninterrupted)
+
+
+def test_what_a_further_start_does_is_told_by_what_is_there(
+    long_recipe: Recipe, uninterrupted: RunDir, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "final")
+    assert status.from_where(run) == "start it again, and it begins with its first step"
+    with pytest.raises(Stopped):
+        train(long_recipe, run, interrupter(signal.SIGTERM, 4))
+    assert status.from_where(run).endswith("it goes on from its newest checkpoint")
+    assert "it goes on with the scores" in status.from_where(uninterrupted)
+
+
+def test_a_replay_does_not_say_that_its_hours_were_used(
+    long_recipe: Recipe, uninterrupted: RunDir, tmp_path: Path
+) -> None:
+    run = RunDir(tmp_path / "final")
+    run.path.mkdir()
+    Decisions(run.path / FILE, long_recipe).take(uninterrupted.path / FILE)
+    train(long_recipe, run)
+    facts = final.trained(run)
+    assert facts is not None
+    assert final.spent(facts, HOURS).endswith("(where the run ended that it makes again)")
+    assert digest(run) == digest(uninterrupted)
 
 
 def slow_to_load(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:

@@ -150,7 +150,7 @@ def test_an_edited_lock_of_any_shape_gives_no_traceback(
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
-        ("print(FROZEN)", "print(1)", "the code of .* was edited: freeze it again, or confirm it with --edited"),
+        ("print(FROZEN)", "print(1)", r"was edited: confirm it with --edited, or move .*: mv .*\.edited-2\.py$"),
         ('"""A run."""', '"""Mine."""', "the code of .* was edited"),
         ("{}", '{"seed": 1}', ""),
     ],
@@ -158,6 +158,7 @@ def test_an_edited_lock_of_any_shape_gives_no_traceback(
 def test_edited_code_is_noticed(frozen: dict[str, Any], tmp_path: Path, old: str, new: str, says: str) -> None:
     path = tmp_path / "final_run.py"
     path.write_text(CODE.replace(old, new))
+    (tmp_path / "final_run.edited.py").touch()
     if not says:  # the literal has a digest of its own
         lock.check_file(frozen, path)
         return

@@ -18,6 +18,8 @@ def test_it_is_counted_from_the_start_and_passes() -> None:
     now = reading("2026-03-02 22:00:00")
     until = Until("03:00", now, now=lambda: now)
     assert until.left_s == 5 * 3600
+    assert until.told == "03:00, in 5 h 00 min"
+    assert Until("21:59", now, now=lambda: now).told == "21:59, in 23 h 59 min"
     now = reading("2026-03-03 03:00:30")  # a machine that slept past it
     assert until.left_s == -30
     assert next_time("03:00", now) == reading("2026-03-04 03:00:00")
