@@ -70,8 +70,10 @@ def _record(run: RunDir) -> RunRecord:
     problems = Problems()
     record = read_run(run, None, problems)
     assert record is not None, run.path
-    if damaged := [problem for problem in problems if run.result.name in problem]:
-        raise SearchError(f"{run.path}: {damaged[0]}; put the file back from a copy, or make the run again")
+    if any(run.result.name in problem for problem in problems):
+        raise SearchError(
+            f"{run.result} is damaged, or of another version: put the file back from a copy, or make the run again"
+        )
     return record
 
 

@@ -21,8 +21,7 @@ from search.budget import START_RESERVE_S
 from search.finals import Finalist, Race, Turn, run, stages
 from search.standing import incumbent, whole
 from storage.records import TrialRecord
-from train.recipe import RecipeError
-from train.rundir import Json, RunDir, read_json, write_json
+from train.rundir import Damaged, Json, RunDir, read_json, write_json
 
 if TYPE_CHECKING:  # most looks at a study need no study file
     from search.config import StudyConfig
@@ -98,7 +97,7 @@ def _read(folder: Path) -> Json:
     """What the file holds; nothing where it is not there, or is no JSON object."""
     try:
         return read_json(folder / FILE) or {}
-    except (ValueError, AssertionError, RecipeError):
+    except Damaged:
         return {}
 
 

@@ -16,7 +16,7 @@ from train.horizon import Decision
 from train.planning import plan
 from train.planning.plan import BaseFacts, DeviceKind, Plan
 from train.recipe import Recipe, RecipeError
-from train.rundir import Json, RunDir, parse_event, read_json
+from train.rundir import Damaged, Json, RunDir, parse_event, read_json
 
 SAMPLES = 3
 BEGINS = "data"  # the event with which every start begins
@@ -78,12 +78,6 @@ class RunRecord:
         return list(_starts(self.events))
 
 
-_NOT_OURS = (
-    *(ArithmeticError, AssertionError, AttributeError, LookupError, OSError, TypeError, ValueError),
-    RecipeError,
-)
-
-
 class Problems(list[str]):
     """What could not be read, in words."""
 
@@ -91,13 +85,15 @@ class Problems(list[str]):
         """What `read` returns, or `otherwise`, with a note, where the file is not what this version writes."""
         try:
             return read()
-        except _NOT_OURS as error:
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
             self.append(f"{what} is not what this version writes ({brief(error)})")
             return otherwise
 
 
 def brief(error: BaseException) -> str:
     """What an error says, on one line."""
+    if isinstance(error, Damaged):
+        return error.wrong
     lines = [line.strip() for line in str(error).splitlines()]
     return f"{type(error).__name__}: {'; '.join(lines[:3])[:160]}"
 
@@ -106,7 +102,7 @@ def read_run(run: RunDir, device: DeviceKind | None, problems: Problems) -> RunR
     """The run in that folder; None where there is no recipe, or one that this version cannot read."""
     if not run.recipe_path.exists():
         return None
-    name = f"{run.path.parent.name}/{run.path.name}"
+    name = "/".join(run.path.absolute().parts[-2:])
     recipe = problems.tolerate(f"{name}/recipe.json", run.recipe, None)
     if recipe is None:
         return None
