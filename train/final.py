@@ -7,8 +7,8 @@ Its folder is a RunDir with four files more:
     horizon.jsonl   the decisions about its end (see train.decisions)
     .lock           held by the process at work
 
-and one event more, `under_way`: `seconds` that a start took to the end of its first step, loading included. torch is
-imported when training starts, not before.
+and two events more: `start`, and `under_way`: `took_s`, the seconds that a start took to the end of its first step,
+loading included. torch is imported when training starts, not before.
 """
 
 from __future__ import annotations
@@ -82,6 +82,7 @@ def train_within(recipe: Recipe, run: RunDir, device: str, limits: Limits, signa
     decisions, clock = Decisions(run.path / FILE, recipe), _clock(run, limits)
     if until:
         show(f"everything is to be saved before {until.told}")
+    run.append_event({"event": "start"})
     over = not decisions.replayed and clock.spent_s + needed_s >= LATEST * limits.allowance_s
     with nullcontext() if over else clock:
         base = _loaded(recipe, device)
@@ -170,7 +171,7 @@ def _horizon(
 
 def _needed_s(run: RunDir) -> float:
     """Seconds that a start takes until a step is made and saved, as far as earlier ones tell."""
-    starts = [event["seconds"] for event in run.read_events() if event.get("event") == "under_way"]
+    starts = [event["took_s"] for event in run.read_events() if event.get("event") == "under_way"]
     return 1.1 * max(starts, default=0.0) + 2 * longest_pause_s(run)
 
 

@@ -72,5 +72,8 @@ def told(recipe: Recipe, base: BaseFacts, facts: Mapping[str, SourceFacts], rule
         if source.filters.overlap == "drop":
             count = facts[source.name].removed.get("overlap", 0)
             yield f"overlap with the prompts of the score: {count:,} {rows} left out"
-        else:
-            yield f"overlap with the prompts of the score: not looked for in the rows of {source.name}, as it was meant"
+    if kept := [source.name for source in recipe.sources if source.filters.overlap != "drop"]:
+        yield (
+            f"overlap with the prompts of the score: not looked for in the rows of {', '.join(kept)}, since "
+            'overlap = "keep"'
+        )

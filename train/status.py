@@ -27,11 +27,11 @@ def progress(recipe: Recipe, run: RunDir, hours: float, now: float | None = None
     steps = {event["step"]: event for event in events if event.get("event") == "step"}
     spent_s, allowance_s = Clock(run.clock, 3600 * hours).spent_s, 3600 * hours
     working = at_work(run)
-    starts = sum(event.get("event") == "data" for event in events)
+    starts = sum(event.get("event") == "start" for event in events)
     used = f"used: {spelled(spent_s, allowance_s)}, over {starts} start{'' if starts == 1 else 's'}"
     used += "; at work now" if working else "; not at work: start it again, and it goes on" if spent_s else ""
     if not steps:
-        return "not a step is made yet" + (f"\n{used}" if spent_s else "")
+        return "not a step is made yet" + (f"\n{used}" if spent_s or working else "")
     held = decisions.read() or [Decision(0, recipe.sft_steps, recipe.steps)]
     end, last = held[-1].steps, _newest(events)
     left_s = max(0, end - last["step"]) * _each_s(steps, last["step"])

@@ -52,7 +52,7 @@ class Witness:
         """Show a line now and then, and where the end has moved by something."""
         now = time.monotonic()
         if math.isnan(self._stepped_at):
-            self._run.append_event({"event": "under_way", "seconds": self._clock.here_s})
+            self._run.append_event({"event": "under_way", "took_s": self._clock.here_s})
         else:
             self._longest_s = max(self._longest_s, now - self._stepped_at)
         self._stepped_at = now

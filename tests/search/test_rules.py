@@ -116,7 +116,12 @@ def test_data_that_may_hold_the_prompts_of_the_score_are_refused_unless_that_is_
     meant = kept(world).with_final(allow_overlap=True)
     assert meant.judged().allow_overlap
     told = check(meant.recipe, meant.base, meant.data, meant.prompts_sha256, meant.judged().model_dump())
-    assert "not looked for in the rows of plain, as it was meant" in told[0]
+    assert told[-1].endswith('not looked for in the rows of plain, since overlap = "keep"')
+    every = [source.model_copy(update={"filters": meant.recipe.sources[0].filters}) for source in meant.recipe.sources]
+    loose = meant.recipe.model_copy(update={"sources": tuple(every)})
+    told = check(loose, meant.base, meant.data, meant.prompts_sha256, meant.judged().model_dump())
+    (line,) = (line for line in told if line.startswith("overlap"))
+    assert line.endswith('not looked for in the rows of plain, chat, pairs, since overlap = "keep"')
     with pytest.raises(RecipeError, match=r"data source plain may share text .*; freeze it again"):
         check(meant.recipe, meant.base, meant.data, meant.prompts_sha256, world.judged().model_dump())
 

@@ -234,7 +234,7 @@ def test_a_start_counts_its_loading_and_none_begins_that_would_only_load(
     slow_to_load(monkeypatch, 1.0)
     with pytest.raises(Stopped):
         train(long_recipe, run, interrupter(signal.SIGTERM, 4))
-    (took_s,) = (event["seconds"] for event in run.read_events() if event["event"] == "under_way")
+    (took_s,) = (event["took_s"] for event in run.read_events() if event["event"] == "under_way")
     assert took_s >= 1.0
     spent_s = 3600 * HOURS * LATEST - 1.0
     write_json(run.clock, {"spent_s": spent_s})
@@ -312,11 +312,11 @@ def test_the_status_tells_hours_step_loss_and_end(long_recipe: Recipe, tmp_path:
     decisions.append(Decision(0, 300, 400), 0.0)
     decisions.append(Decision(60, 900, 1200, "pace"), 300.0)
     write_json(run.clock, {"spent_s": 1800.0})
-    run.append_event({"event": "data"})
+    run.append_event({"event": "start"})
     for step in range(1, 301):
         run.append_event({"event": "step", "step": step, "loss": 2.0 - step / 300, "seconds": 60.0 + 2.0 * step})
     run.append_event({"event": "rung", "bits_per_byte": 0.75, "seconds": 662.0})
-    run.append_event({"event": "data"})
+    run.append_event({"event": "start"})
     now = datetime(2026, 3, 2, 22, 0).timestamp()
     told = [
         "step 300 of 1,200 (25%), loss 1.0000, 0.7500 bits per byte at the last probe",
@@ -372,6 +372,14 @@ def test_training_that_fails_says_what_to_change(long_recipe: Recipe, tmp_path: 
 
 def test_before_the_first_step_there_is_nothing_to_tell(long_recipe: Recipe, tmp_path: Path) -> None:
     assert status.progress(long_recipe, RunDir(tmp_path), HOURS) == "not a step is made yet"
+
+
+def test_a_start_that_loads_is_told(long_recipe: Recipe, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "final")
+    with one_at_a_time(run):
+        run.append_event({"event": "start"})
+        told = status.progress(long_recipe, run, HOURS)
+    assert told == "not a step is made yet\nused: 0.00 of 1 hours, over 1 start; at work now"
 
 
 @pytest.mark.parametrize(
