@@ -112,7 +112,9 @@ def _best(view: StudyView) -> Text:
 
 def _now(view: StudyView) -> Text:
     if view.service_pid is None:
-        return Text(f"ended: {view.ending or 'without a word (killed, or a power cut); start it again to go on'}")
+        ending = view.ending or "without a word (killed, or a power cut); start it again to go on"
+        told_above = f"; {view.race.brief}" if view.race else ""
+        return Text(f"ended: {ending.removesuffix(told_above)}")
     return Text("now: " + (activity(view.activity) if view.activity else "between two trials"))
 
 

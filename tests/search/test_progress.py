@@ -132,6 +132,9 @@ def test_the_final_race_is_told_from_its_beginning_to_its_winner() -> None:
     assert "Trial 0 won the final race of 2: 0.725 ± 0.056 on 64 fresh prompts" in shown(won)
     (line,) = (line for line in shown(won).splitlines() if line.startswith("*"))
     assert line.split()[0] == "*0"
+    ended = dataclasses.replace(won, service_pid=None, ending=f"every trial is done; {race(80, winner=0).brief}")
+    assert shown(ended).count("won the final race") == 1
+    assert "ended: every trial is done\n" in shown(ended)
     assert changes(won, won) == []
 
     behind = dataclasses.replace(begun, race=race(40, winner=1, out="behind trial 1 after 40 prompts"))
