@@ -11,6 +11,7 @@ and the service starts a new one.
 from __future__ import annotations
 
 import ctypes
+import gc
 import hashlib
 import json
 import os
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 ASSIGNMENT = "assignment.json"
 OTHER_BASE = 76  # exit code: the next run needs another base model
-BROKEN = 77  # exit code: a run raised something that may have left the process in a bad state
+BROKEN = 77  # exit code: a run may have left the process in a bad state, or has left too much in its memory
 PR_SET_PDEATHSIG = 1
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
@@ -53,6 +54,7 @@ class Worker:
     device: str
     loaded: LoadedBase | None = None
     recipe_base: Base | None = None
+    held_bytes: int | None = None  # by tensors, after the first run: libraries keep things of their own from then on
     seconds: dict[str, float] = field(default_factory=dict)
 
     def serve(self) -> int:
@@ -87,10 +89,22 @@ class Worker:
                 clean = _leaves_the_base_clean(error)
                 write_json(run.result, {**self._failure(attempt, error), "broken": not clean})
                 return 0 if clean else BROKEN
-            write_json(run.result, {"attempt": attempt, **result, "seconds": self.seconds})
+            leaked = self._leaked()
+            write_json(run.result, {"attempt": attempt, **result, "seconds": self.seconds, "broken": leaked})
         if result["outcome"] != "stopped":
             self._discard(run)
-        return 0
+        return BROKEN if leaked else 0
+
+    def _leaked(self) -> bool:
+        """Whether runs have left so much in memory that the next ones are better off in another process."""
+        if self.loaded is None:
+            return False
+        from train import held
+
+        if self.held_bytes is None:
+            gc.collect()
+            self.held_bytes = held.held_bytes(self.loaded.device)
+        return held.leaked(self.held_bytes, self.loaded.device)
 
     def _discard(self, run: RunDir) -> None:
         """The result is durable; what led to it only takes room."""

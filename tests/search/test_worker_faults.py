@@ -44,3 +44,32 @@ def test_a_failure_is_recorded_with_its_reason_and_only_a_clean_one_keeps_the_pr
     assert result is not None
     assert (result["attempt"], result["outcome"], result["broken"]) == (7, "failed", code == BROKEN)
     assert result["reason"].startswith(reason)
+
+
+def test_a_run_that_leaves_its_tensors_behind_costs_the_process_and_not_its_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left: list[torch.Tensor] = []
+
+    def trial(*_: object) -> dict[str, str]:
+        left.append(torch.zeros(20 * 2**20, dtype=torch.uint8))
+        looped: list[object] = [torch.zeros(100 * 2**20, dtype=torch.uint8)]
+        looped.append(looped)  # which the collector will find: no leak
+        return {"outcome": "completed", "reason": ""}
+
+    monkeypatch.setattr(RunDir, "recipe", lambda self: SimpleNamespace(base=None))
+    monkeypatch.setattr(Worker, "_trial", trial)
+    monkeypatch.setattr(Worker, "_discard", lambda *_: None)
+    device = torch.device("cpu")
+    kept = Worker(tmp_path, "token", "cpu", loaded=SimpleNamespace(device=device))  # type: ignore[arg-type]
+    codes = []
+    for attempt in range(1, 6):
+        run = RunDir(tmp_path / f"{attempt:03d}")
+        run.path.mkdir()
+        write_json(run.job, {"attempt": attempt, "kind": "trial"})
+        write_json(run.lease, {"attempt": attempt, "paid_until": 1e12})
+        codes.append(kept._attempt(run, attempt))
+        result = read_json(run.result)
+        assert result is not None
+        assert (result["outcome"], result["broken"]) == ("completed", codes[-1] == BROKEN)
+    assert codes == [0, 0, 0, 0, BROKEN]  # 20 MiB each, of which the first is no leak yet
