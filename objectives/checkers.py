@@ -7,7 +7,7 @@ verdicts, in whichever order they come and on any machine.
 
 Two types (SENTENCES, CAPITAL_WORDS) need nltk's trained sentence splitter, `punkt_tab`. Where it is not installed they
 fall back on the same algorithm with a fixed list of abbreviations in place of the training, and the Score of prompts
-that need it says `exact = False` (docs/scoring.md names the verdicts that changed on published answers).
+that need it says `exact = False` (docs/checking.md names the verdicts that changed on published answers).
 """
 
 from __future__ import annotations

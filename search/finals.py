@@ -127,8 +127,8 @@ def _followed(one: Finalist, asked: int) -> tuple[int, float, int]:
     """What decides between those that nothing told apart: the fresh prompts followed; of equals, the score that they
     were picked for, then the older trial.
 
-    To count both sets of prompts was no better on replayed nights (docs/search.md): among those that were picked for
-    the first one, it tells little, and the second alone is what their scores are told on.
+    To count both sets of prompts was no better on replayed nights (docs/search-choices.md): among those that were
+    picked for the first one, it tells little, and the second alone is what their scores are told on.
     """
     return sum(one.fresh[:asked]), one.score.value, -one.trial
 

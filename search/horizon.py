@@ -14,7 +14,7 @@ from train.hours import MEANT
 from train.recipe import Recipe
 from train.rundir import Json, RunDir, read_json
 
-EXPONENT = 0.15  # the best learning rate ~ steps ** -EXPONENT; cautious, no fit: docs/search.md says why
+EXPONENT = 0.15  # the best learning rate ~ steps ** -EXPONENT; cautious, no fit: docs/search-choices.md says why
 LARGEST = 2.0  # what a learning rate is divided by at most: no further than was measured, or than a guess should reach
 FASTER = 4.0  # times the measured speed, for which data are at hand where the run is made on a faster machine
 LEAST_STEPS = 10  # that the hours have to hold, or nothing could be learned

@@ -2,7 +2,7 @@
 
 A score of a few dozen prompts is partly luck. What the surrogate expects of a trial (search.surrogate) weighs it with
 the trials of similar recipes; picked so, the best trial of a night is better than the one with the highest score
-(docs/search.md). Takes a moment to import: NumPy and SciPy.
+(docs/search-choices.md). Takes a moment to import: NumPy and SciPy.
 """
 
 from __future__ import annotations

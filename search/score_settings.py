@@ -121,7 +121,7 @@ def refuse_ifbench(data: str) -> NoReturn:
     raise SearchError(
         f"--ifbench {data}: nothing was generated, as nothing could judge it: IFBench's 58 checkers are in Ai2's "
         "ifbench, which pip does not find, and in evalscope and lighteval, which bring whole frameworks "
-        "(docs/scoring.md); leave --ifbench out"
+        "(docs/checking.md); leave --ifbench out"
     )
 
 

@@ -276,7 +276,7 @@ def published(research_data: Path) -> list[tuple[dict, Prompt, Verdict]]:
 
 
 def test_the_differences_from_recorded_verdicts_are_those_that_are_explained(published: list) -> None:
-    """Each row of the table in docs/scoring.md, and no other."""
+    """Each row of the table in docs/checking.md, and no other."""
     found = set()
     for row, _, verdict in published:
         theirs = zip(row["recorded_strict"], row["recorded_loose"], strict=True)
@@ -293,7 +293,7 @@ def _both(verdicts: tuple[bool, bool]) -> str:
 
 
 def _explained() -> set[tuple[str, ...]]:
-    text = (Path(__file__).parents[2] / "docs" / "scoring.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "checking.md").read_text(encoding="utf-8")
     table = text[text.index("| model | key | type |") :].split("\n\n")[0].splitlines()[2:]
     return {tuple(cell.strip(" `") for cell in line.strip("|").split("|"))[:5] for line in table}
 
