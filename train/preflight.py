@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
+from train import room
 from train.base import BaseFacts, own_chat_template
 from train.card import Card, NoCard, card
 from train.planning.calibration import context_bytes
@@ -13,7 +15,6 @@ from train.planning.plan import Plan, plan
 from train.recipe import Recipe, RecipeError
 from train.rundir import RunDir
 
-GIB = 2**30
 BEST = 5 / 3  # times the room of a trial, for the checkpoints of the lowest held-out loss beside the newest ones
 
 
@@ -47,15 +48,22 @@ def check(recipe: Recipe, base: BaseFacts, run: RunDir, here: Card | None, hours
 def _hours(hours: float, least: float) -> str:
     if hours >= least:
         return ""
-    return f"{hours:g} hours are too few to load the model and make a few steps: it takes at least {least:.2g}"
+    return f"{hours:g} hours are too few to load the model and make a few steps: it takes at least {_up(least)}"
+
+
+def _up(hours: float) -> str:
+    """Two digits, rounded up, so that so many suffice."""
+    digit = 10 ** (math.floor(math.log10(hours)) - 1)
+    return f"{math.ceil(hours / digit) * digit:.2g}"
 
 
 def _memory(planned: Plan, here: Card | None) -> str:
     if here is None or planned.peak_bytes <= here.memory_bytes:
         return ""
+    needed, missing = room.spelled(planned.peak_bytes), room.more(planned.peak_bytes, here.memory_bytes)
     return (
-        f"this run needs {planned.peak_bytes / GIB:.1f} GiB of the card's memory, and the {here.name} here has "
-        f"{here.memory_bytes / GIB:.1f}: make it on a larger card, or freeze a study that was made for this one"
+        f"this run needs {needed} of the card's memory, {missing} more than the {here.name} here has: make it on a "
+        "larger card, or freeze a study that was made for this one"
     )
 
 
@@ -67,6 +75,6 @@ def _disk(planned: Plan, run: RunDir) -> str:
     if free >= needed:
         return ""
     return (
-        f"the disk of {run.path.parent} has {free / 2**20:,.0f} MiB free, and checkpoints and adapter take "
-        f"{needed / 2**20:,.0f}: make room"
+        f"checkpoints and adapter take {room.spelled(needed)} on the disk of {run.path.parent}, "
+        f"{room.more(needed, free)} more than are free: make room"
     )

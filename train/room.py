@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def too_small(folder: Path, needed: int) -> str:
     free = shutil.disk_usage(there).free
     if free >= needed + SPARE:
         return ""
-    return f"{spelled(needed + SPARE)} are needed in {folder}, and {spelled(free)} are free"
+    return f"{spelled(needed + SPARE)} are needed in {folder}, {more(needed + SPARE, free)} more than are free"
 
 
 def check(folder: Path, needed: int) -> None:
@@ -42,6 +43,13 @@ def notice(folder: Path, facts: BaseFacts) -> list[str]:
     )
 
 
-def spelled(size: int) -> str:
+def spelled(size: float) -> str:
     """Bytes in the unit that reads best."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
+
+
+def more(needed: int, there: int) -> str:
+    """What is missing of `needed` bytes, in a unit of its own, however near the two are; rounded up, so that it
+    suffices."""
+    missing, unit = needed - there, 2**30 if needed - there >= 2**30 else 2**20
+    return spelled(math.ceil(10 * missing / unit) * unit / 10)

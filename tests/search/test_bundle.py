@@ -285,7 +285,7 @@ def test_missing_records_and_a_small_disk_are_told(
         bundle.bundle(study, tmp_path / "out.tar.gz", merged=False)
     (tmp_path / "kept").rename(study / "final" / "horizon.jsonl")
     monkeypatch.setattr(room, "SPARE", 2**60)
-    with pytest.raises(Exception, match=r"are needed in .+ are free"):
+    with pytest.raises(Exception, match=r"are needed in .+ more than are free"):
         bundle.bundle(study, tmp_path / "out.tar.gz", merged=True)
     assert not (tmp_path / "out.tar.gz").exists()
 

@@ -140,7 +140,7 @@ def test_a_folder_that_cannot_be_made_is_told(trial: Subject, tmp_path: Path) ->
 
 def test_a_disk_too_small_is_told_beforehand(trial: Subject, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "SPARE", 2**60)
-    with pytest.raises(RecipeError, match=r"are needed in .+, and .+ are free"):
+    with pytest.raises(RecipeError, match=r"are needed in .+, .+ more than are free"):
         export.export(trial, "merged", tmp_path / "out")
     assert names(tmp_path) == {"studies"}
 

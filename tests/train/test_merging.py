@@ -144,7 +144,7 @@ def test_a_disk_too_small_is_told_before_anything_is_written(
     run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "SPARE", 2**60)
-    with pytest.raises(RecipeError, match=r"GiB are needed in .+, and .+ are free: make room there"):
+    with pytest.raises(RecipeError, match=r"GiB are needed in .+, .+ GiB more than are free: make room there"):
         merge(run.recipe().base, run.adapter, tmp_path / "there" / "merged")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

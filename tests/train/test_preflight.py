@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import namedtuple
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -43,12 +44,15 @@ def test_a_run_that_fits_is_let_pass_and_nothing_is_written(recipe: Recipe, fact
 def test_fewer_hours_than_a_minimum_are_refused_with_it(recipe: Recipe, facts: BaseFacts, run: RunDir) -> None:
     with pytest.raises(RecipeError, match=r"^0\.4 hours are too few .*: it takes at least 0\.5$"):
         check(recipe, facts, run, hours=0.4)
+    with pytest.raises(RecipeError, match=r"^0\.5 hours are too few .*: it takes at least 0\.51$"):
+        preflight.check(recipe, facts, run, None, hours=0.5, least_hours=0.501)
 
 
 def test_a_card_that_is_too_small_is_refused_with_what_is_needed(recipe: Recipe, facts: BaseFacts, run: RunDir) -> None:
-    needed = plan(recipe, facts, "cuda").peak_bytes / 2**30
-    with pytest.raises(RecipeError, match=rf"needs {needed:.1f} GiB .*the NVIDIA Tiny 1 here has 0\.0: make it on"):
-        check(recipe, facts, run, SMALL)
+    needed = plan(recipe, facts, "cuda").peak_bytes
+    said = rf"needs {needed / 2**20:.1f} MiB .*, 0\.1 MiB more than the NVIDIA Tiny 1 here has: make it on"
+    with pytest.raises(RecipeError, match=said):
+        check(recipe, facts, run, replace(SMALL, memory_bytes=needed - 1))
 
 
 def full(monkeypatch: pytest.MonkeyPatch, free: int) -> None:
@@ -62,7 +66,9 @@ def test_a_disk_without_room_for_the_checkpoints_is_refused(
     recipe = make_recipe(base_folder, rank=64)
     needed = round(preflight.BEST * plan(recipe, facts, "cpu").disk_bytes)
     full(monkeypatch, needed - 2**20)
-    with pytest.raises(RecipeError, match=rf"MiB free, and checkpoints and adapter take {needed / 2**20:.0f}: make"):
+    with pytest.raises(
+        RecipeError, match=rf"take {needed / 2**20:.1f} MiB on .*, 1\.0 MiB more than are free: make room"
+    ):
         check(recipe, facts, run)
     run.path.mkdir()
     (run.path / "written").write_bytes(bytes(2**20))  # by an earlier start: it is among what was needed
@@ -75,7 +81,7 @@ def test_all_that_is_wrong_is_told_at_once(
     full(monkeypatch, 1)
     with pytest.raises(RecipeError) as caught:
         check(recipe, facts, run, SMALL, hours=0.1)
-    assert [part.split()[0] for part in str(caught.value).split("; ")] == ["0.1", "this", "the"]
+    assert [part.split()[0] for part in str(caught.value).split("; ")] == ["0.1", "this", "checkpoints"]
 
 
 def test_a_run_on_the_cpu_asks_for_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
