@@ -23,8 +23,8 @@ from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
 
-from search import cli_handin, cli_models, cli_nights
-from search.cli_options import AnyStudy, StudyFile, complete_preset, complete_study, gib, hours, time_of_day
+from search import cli_begin, cli_handin, cli_models, cli_nights
+from search.cli_options import AnyStudy, StudyFile, complete_study, hours, time_of_day
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -115,76 +115,33 @@ def root(
     """Options of the command as a whole."""
 
 
-@app.command(rich_help_panel=BEGIN)
-def rehearse(
-    seed: Annotated[int, typer.Option(help="Makes the world, and drives the search.", min=0, max=2**31 - 1)] = 0,
-    home: Annotated[Path, typer.Option(help="Where the rehearsal lies; it goes on with what is there.")] = Path(
-        "rehearsal"
-    ),
-) -> None:
-    """Run the whole line on a tiny model, on the CPU, in minutes: search, freeze, final run, report."""
-    from search import rehearse as rehearsal
-    from search.screen import Screen, rehearsed
+def _shown(command: Callable[..., cli_models.Shown]) -> Callable[..., None]:
+    """A command that shows what `command` gives."""
 
-    _print(rehearsed(rehearsal.run(home, seed, Screen())))
-    _print("\nNow on real hardware:\n\n    nightshift init --preset rtx-4070-ti\n")
+    @functools.wraps(command)
+    def show(*arguments: Any, **options: Any) -> None:
+        for thing in command(*arguments, **options):
+            if isinstance(thing, cli_models.Plain):
+                typer.echo(json.dumps(thing.value, indent=1, allow_nan=False))
+            else:
+                _print(thing)
 
-
-@app.command(rich_help_panel=BEGIN)
-def init(
-    directory: Annotated[Path, typer.Argument(help="The folder that gets a study.toml.")] = Path("."),
-    preset: Annotated[
-        str, typer.Option(help="What to begin with: rehearsal or rtx-4070-ti.", autocompletion=complete_preset)
-    ] = "rtx-4070-ti",
-) -> None:
-    """Write a commented study.toml. Never overwrites one."""
-    from search import home
-
-    path = home.write_preset(preset, directory)
-    _print(f"wrote {path}: read it, set what is yours, then run\n\n    nightshift start {path}\n")
+    return show
 
 
-@app.command(rich_help_panel=BEGIN, epilog="[bold]Example:[/] nightshift plan study.toml --memory 11.5")
-def plan(
-    study: StudyFile,
-    memory: Annotated[
-        float | None,
-        typer.Option(metavar="GIB", callback=gib, help="Plan for a card with that much memory.", show_default=False),
-    ] = None,
-    card: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Plan for this card, like 'RTX 4070 Ti'.", show_default=False)
-    ] = None,
-    base: Annotated[
-        list[str] | None,
-        typer.Option(metavar="MODEL", help="Plan on this base model instead; may be repeated.", show_default=False),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON, one object a base.")] = False,
-) -> None:
-    """Show what a study's recipes, or one recipe, cost before they run: parameters, memory, time, and what fits.
-
-    STUDY may also be a run's folder, its recipe.json, or a final_run.py.
-    """
-    from search import plan_subject, plan_view
-
-    plans, scored_s = plan_subject.plans(study, base or [], memory, card)
-    if as_json:
-        typer.echo(json.dumps([plan_view.as_json(each, scored_s) for each in plans], indent=1, allow_nan=False))
-    else:
-        for each in plans:
-            _print(plan_view.render(each, scored_s))
+def _add(panel: str, *commands: tuple[Callable[..., cli_models.Shown], str]) -> None:
+    """Take these commands, each with an example, in."""
+    for command, example in commands:
+        app.command(rich_help_panel=panel, epilog=f"[bold]Example:[/] {example}")(_shown(command))
 
 
-@app.command(rich_help_panel=BEGIN, epilog="[bold]Example:[/] nightshift fetch study.toml")
-def fetch(study: StudyFile) -> None:
-    """Bring what a night needs while there is a network: base model, tokenizer, data, nltk's punkt_tab.
-
-    What is there already stays as it is; run it again after whatever failed.
-    """
-    from search import fetch as fetching
-    from search import home
-
-    for line in fetching.bring(*home.study(study)):
-        _print(line)
+_add(
+    BEGIN,
+    (cli_begin.rehearse, "nightshift rehearse --seed 1 --home rehearsal-1"),
+    (cli_begin.init, "nightshift init --preset rtx-4070-ti"),
+    (cli_begin.plan, "nightshift plan study.toml --memory 11.5"),
+    (cli_begin.fetch, "nightshift fetch study.toml"),
+)
 
 
 @app.command(rich_help_panel=NIGHT, epilog="[bold]Example:[/] nightshift start study.toml --until 03:00 --budget 16")
@@ -344,31 +301,19 @@ def report(study: AnyStudy = None) -> None:
         _print(f"to fill in, in {written.answers}: {', '.join(written.blanks)}; then make the report again")
 
 
-def _shown(command: Callable[..., cli_models.Shown]) -> Callable[..., None]:
-    """A command that shows what `command` gives."""
-
-    @functools.wraps(command)
-    def show(*arguments: Any, **options: Any) -> None:
-        for thing in command(*arguments, **options):
-            if isinstance(thing, cli_models.Plain):
-                typer.echo(json.dumps(thing.value, indent=1, allow_nan=False))
-            else:
-                _print(thing)
-
-    return show
-
-
-ELSEWHERE: tuple[tuple[Callable[..., cli_models.Shown], str, str], ...] = (  # in modules of their own
-    (cli_models.score, MODELS, "nightshift score studies/tiny/final --save-samples"),
-    (cli_models.latency, MODELS, "nightshift latency studies/tiny/final"),
-    (cli_models.compare, MODELS, "nightshift compare scores/Qwen2.5-7B studies/tiny/final/scores --show 3"),
-    (cli_nights.install, NIGHT, "nightshift install qwen-7b --at 22:00 --until 06:00"),
-    (cli_handin.export, MORNING, "nightshift export qwen-7b --format merged --out Qwen2.5-7B-mine"),
-    (cli_handin.bundle, MORNING, "nightshift bundle qwen-7b"),
-    (cli_handin.push, MORNING, "nightshift push qwen-7b name/Qwen2.5-7B-mine"),
+_add(
+    MODELS,
+    (cli_models.score, "nightshift score studies/tiny/final --save-samples"),
+    (cli_models.latency, "nightshift latency studies/tiny/final"),
+    (cli_models.compare, "nightshift compare scores/Qwen2.5-7B studies/tiny/final/scores --show 3"),
 )
-for _command, _panel, _example in ELSEWHERE:
-    app.command(rich_help_panel=_panel, epilog=f"[bold]Example:[/] {_example}")(_shown(_command))
+_add(NIGHT, (cli_nights.install, "nightshift install qwen-7b --at 22:00 --until 06:00"))
+_add(
+    MORNING,
+    (cli_handin.export, "nightshift export qwen-7b --format merged --out Qwen2.5-7B-mine"),
+    (cli_handin.bundle, "nightshift bundle qwen-7b"),
+    (cli_handin.push, "nightshift push qwen-7b name/Qwen2.5-7B-mine"),
+)
 
 
 def main() -> None:
