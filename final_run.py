@@ -29,7 +29,7 @@ from train.decisions import FILE, Decisions
 from train.environment import versions
 from train.planning.plan import inspect_base, inspect_sources
 from train.recipe import Recipe, RecipeError
-from train.rundir import RunDir, read_json, write_atomic, write_json
+from train.rundir import RunDir, taken, write_atomic, write_json
 
 FROZEN = json.loads(r"""{
  "recipe": {
@@ -217,9 +217,9 @@ FROZEN = json.loads(r"""{
   "transformers": "5.23.0",
   "trl": "1.16.0"
  },
- "code_sha256": "0481fa9665c5c49aee7a230bb0be1a036869e12d90fd9c3acb33be6b29077568",
+ "code_sha256": "c1b3d946b77cf023f8a19cfba452c0b843bdfd0cece395ab4ca525bb7c66d267",
  "lock_sha256": null,
- "sha256": "aa54782880b849c57745369b1469f007fdaa4c218b1bdabdc4094c8e22f1b2d1"
+ "sha256": "368a06c8efc9c6f88500df0de26e93b49a60b0f9fe83a39d1372a15a48bd0450"
 }""")  # noqa: E501, RUF100
 
 RUN = RunDir(Path(__file__).resolve().with_name("final"))
@@ -246,8 +246,8 @@ def main() -> int:
             prompts = check_inputs(recipe, asked)
             with interrupts.Signals() as signals, interrupts.one_at_a_time(RUN):
                 run(recipe, prompts, asked, signals)
-        result = read_json(RUN.result)
-        print(summary(result) if result else status.progress(recipe, RUN, FROZEN["hours"]))
+        told = taken(RUN.result, summary, "put the whole file back, or move it away and start again to score anew")
+        print(told or status.progress(recipe, RUN, FROZEN["hours"]))
     except (RecipeError, ObjectiveError) as error:
         print(f"final_run: {error}", file=sys.stderr)
         return 2

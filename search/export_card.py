@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from objectives.score import Score
-from search.export_subject import Subject
+from search.export_subject import Subject, training
 from search.licence_terms import asks
 from train.licences import BASE, Licence
 from train.recipe import Recipe, Source
@@ -131,8 +131,8 @@ def _measure(score: Score, metric: str) -> str:
 
 def _training(subject: Subject) -> Iterator[str]:
     result = subject.record.result or {}
-    if seconds := result.get("seconds", {}).get("train"):
-        yield f"{result.get('examples', 0):,} examples in {result.get('steps', 0):,} steps, {seconds / 3600:.2f} hours."
+    if result:
+        yield training(result)
     shown = [
         ("examples, as planned" if name == "examples" else name, json.dumps(value))
         for name, value in subject.recipe.model_dump(mode="json").items()

@@ -14,7 +14,7 @@ from search.score_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FINAL, ScoredMod
 from train import licences
 from train.licences import BASE, Licence
 from train.recipe import Recipe, RecipeError
-from train.rundir import Json, RunDir
+from train.rundir import Damaged, Json, RunDir, taken
 from train.shards import shapes_of
 
 
@@ -70,11 +70,21 @@ def _record(run: RunDir) -> RunRecord:
     problems = Problems()
     record = read_run(run, None, problems)
     assert record is not None, run.path
+    to_do = "put the file back from a copy, or make the run again"
+    try:
+        taken(run.result, training, to_do)
+    except Damaged as error:
+        raise SearchError(str(error)) from None
     if any(run.result.name in problem for problem in problems):
-        raise SearchError(
-            f"{run.result} is damaged, or of another version: put the file back from a copy, or make the run again"
-        )
+        raise SearchError(f"{run.result} is damaged, or of another version: {to_do}")
     return record
+
+
+def training(result: Json) -> str:
+    """What a card tells of training, in a line, from a run's result."""
+    said = f"{result['examples']:,} examples in {result['steps']:,} steps"
+    seconds = result["seconds"].get("train")  # none of a trial whose last attempt had nothing to train
+    return f"{said}, {seconds / 3600:.2f} hours." if seconds else f"{said}."
 
 
 def _run_of(argument: str | None) -> Path:

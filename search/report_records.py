@@ -14,13 +14,13 @@ from search.config import StudyConfig
 from search.errors import ConfigError, FreezeDiffers, SearchError
 from search.report_answers import Answers
 from search.report_foretold import Foretold
-from search.report_run import Problems, RunRecord, brief, read_run, score_in
+from search.report_run import Problems, RunRecord, read_run, score_in
 from search.view import StudyView
 from storage import db, trials
 from storage.ledger import Attempt, Ledger
 from storage.records import TrialRecord
 from train import lock
-from train.rundir import Json, RunDir, read_json
+from train.rundir import Json, RunDir, brief, read_json
 
 LEAST_TRIALS = 6  # complete ones; an importance from fewer says nothing
 Held = TypeVar("Held")

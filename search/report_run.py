@@ -16,7 +16,7 @@ from train.horizon import Decision
 from train.planning import plan
 from train.planning.plan import BaseFacts, DeviceKind, Plan
 from train.recipe import Recipe, RecipeError
-from train.rundir import Damaged, Json, RunDir, parse_event, read_json
+from train.rundir import Json, RunDir, brief, parse_event, read_json
 
 SAMPLES = 3
 BEGINS = "data"  # the event with which every start begins
@@ -88,14 +88,6 @@ class Problems(list[str]):
         except (ArithmeticError, AssertionError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
             self.append(f"{what} is not what this version writes ({brief(error)})")
             return otherwise
-
-
-def brief(error: BaseException) -> str:
-    """What an error says, on one line."""
-    if isinstance(error, Damaged):
-        return error.wrong
-    lines = [line.strip() for line in str(error).splitlines()]
-    return f"{type(error).__name__}: {'; '.join(lines[:3])[:160]}"
 
 
 def read_run(run: RunDir, device: DeviceKind | None, problems: Problems) -> RunRecord | None:

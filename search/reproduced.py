@@ -23,7 +23,7 @@ from objectives.score import Measure, ObjectiveError, Score, Verdict
 from train.card import NoCard, card
 from train.environment import machine
 from train.lock import FILE as LOCK
-from train.rundir import Json, read_json
+from train.rundir import Damaged, Json, read_json, taken
 
 TOLERANCE = 3.0  # standard errors of the paired difference
 RECORD = "record"
@@ -39,6 +39,20 @@ class Judgement:
     lines: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Made:
+    """What a final run's result tells: the versions that it was made with, and the verdicts, by part of the prompts."""
+
+    versions: Json
+    verdicts: dict[str, tuple[Verdict, ...]]
+
+    @classmethod
+    def of(cls, result: Json) -> Made:
+        """Of a result as it was written; raises what a missing or other value raises."""
+        scores = {part: Score.model_validate_json(json.dumps(result["scores"][part])) for part in PARTS}
+        return cls(dict(result["versions"]), {part: score.verdicts for part, score in scores.items()})
+
+
 def standard_error(gained: int, lost: int, n: int) -> float:
     """Of the difference of two scores on the same `n` prompts, if the prompts that one alone follows fall by chance."""
     return math.sqrt(gained + lost) / n
@@ -51,10 +65,10 @@ def widest(before: Measure) -> float:
 
 def judged(folder: Path) -> Judgement:
     """The verdict on the run in the unpacked bundle `folder`. Raises ObjectiveError where something is missing."""
-    before, after = (_result(folder / place) for place in (f"{RECORD}/result.json", "final/result.json"))
+    before, after = (_made(folder / place) for place in (f"{RECORD}/result.json", "final/result.json"))
     same = _digest(folder / WEIGHTS) == _digest(folder / "final" / WEIGHTS)
     differs = _differs(folder, before, after)
-    compared = {part: compare(_verdicts(before, part), _verdicts(after, part)) for part in PARTS}
+    compared = {part: compare(before.verdicts[part], after.verdicts[part]) for part in PARTS}
     lines = [*_told(compared), *(f"another {line}" for line in differs)]
     if same:
         return Judgement(True, (*lines, "reproduced: the adapter is the same, bit for bit"))
@@ -78,14 +92,14 @@ def _told(compared: dict[str, Comparison]) -> list[str]:
     return lines
 
 
-def _differs(folder: Path, before: Json, after: Json) -> list[str]:
+def _differs(folder: Path, before: Made, after: Made) -> list[str]:
     """What of machine and packages is not as it was, a line each."""
     held = _machine(folder)
     now = {**machine(), "gpu": _gpu()} if held.get("gpu") else machine()
     then = {**held, "gpu": held["gpu"].get("name")} if held.get("gpu") else held
     lines = [f"{name}: {value}, not {then.get(name)}" for name, value in now.items() if then.get(name) != value]
-    versions, older = after.get("versions", {}), before.get("versions", {})
-    return lines + [f"{n}: {versions.get(n)}, not {older[n]}" for n in older if versions.get(n) != older[n]]
+    older, newer = before.versions, after.versions
+    return lines + [f"{n}: {newer.get(n)}, not {older[n]}" for n in older if newer.get(n) != older[n]]
 
 
 def _machine(folder: Path) -> Json:
@@ -101,18 +115,13 @@ def _gpu() -> str | None:
         return None
 
 
-def _result(path: Path) -> Json:
+def _made(path: Path) -> Made:
     try:
-        held = read_json(path)
-        if held is not None and set(PARTS) <= held["scores"].keys():
-            return held
-    except (AssertionError, ValueError, KeyError, AttributeError):
+        if (made := taken(path, Made.of)) is not None:
+            return made
+    except Damaged:
         pass
     raise ObjectiveError(f"{path} is not there, or is not whole: run ./reproduce.sh again")
-
-
-def _verdicts(result: Json, part: str) -> tuple[Verdict, ...]:
-    return Score.model_validate_json(json.dumps(result["scores"][part])).verdicts
 
 
 def _digest(path: Path) -> str:

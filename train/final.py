@@ -24,7 +24,7 @@ from train.hours import LATEST, ByHours, Replayed
 from train.imports import collector_paused
 from train.interrupts import Signals, Stopped
 from train.recipe import Recipe, RecipeError
-from train.rundir import Json, RunDir, read_json, write_json
+from train.rundir import Json, RunDir, taken, write_json
 from train.until import Until
 from train.witness import UNTIL_S, Show, Witness
 
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from train.loop import Trained
     from train.model import LoadedBase
 
+FACTS = (  # in trained.json
+    *("outcome", "ended", "steps", "examples", "tokens", "seconds", "rungs", "peak_memory_bytes"),
+    *("trainable_parameters", "adapter_step"),
+)
 RUNGS = tuple(tenth / 10 for tenth in range(1, 11))  # the probe is measured at each tenth of the horizon
 LEASE = 0.01  # of a short allowance, what a kill may cost at most
 
@@ -64,7 +68,14 @@ def trained(run: RunDir) -> Json | None:
     ended     why the run ended where it did (train.horizon.Why, or "replayed"), and `adapter_step` the step that the
               adapter is of
     """
-    return read_json(run.path / "trained.json")
+    return taken(run.path / "trained.json", _whole, "put the whole file back; the run would have to be made again")
+
+
+def _whole(facts: Json) -> Json:
+    if missing := [name for name in FACTS if name not in facts]:
+        raise KeyError(missing[0])
+    spent(facts, hours=1.0)  # which looks into some of them
+    return facts
 
 
 def train_within(recipe: Recipe, run: RunDir, device: str, limits: Limits, signals: Signals, show: Show) -> LoadedBase:

@@ -13,24 +13,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from train.recipe import Recipe, RecipeError
 
 Json = dict[str, Any]
+Made = TypeVar("Made")
+PUT_BACK = "put the whole file back, or move it away"
 
 
 class Damaged(RecipeError, ValueError):
-    """A file of a run that cannot be read: `path`, and what is wrong with it."""
+    """A file of a run that cannot be read: `path`, what is `wrong` with it, and what can be done."""
 
-    def __init__(self, path: Path, wrong: str) -> None:
-        said = f"{path} is damaged, or of another version ({wrong})"
-        super().__init__(f"{said}: put the whole file back, or move it away")
+    def __init__(self, path: Path, wrong: str, to_do: str = PUT_BACK) -> None:
+        super().__init__(f"{path} is damaged, or of another version ({wrong}): {to_do}")
         self.path, self.wrong = path, wrong
 
 
@@ -59,17 +60,39 @@ def write_json(path: Path, value: Json) -> None:
     write_atomic(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Json | None:
-    """The object in `path`, or None where there is no such file. Raises Damaged for what is no object."""
+def read_json(path: Path, to_do: str = PUT_BACK) -> Json | None:
+    """The object in `path`, or None where there is no such file. Raises Damaged, with what to do, for no object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (ValueError, RecursionError) as error:
-        raise Damaged(path, str(error)) from None
+        raise Damaged(path, str(error), to_do) from None
     if not isinstance(value, dict):
-        raise Damaged(path, "it holds no JSON object")
+        raise Damaged(path, "it holds no JSON object", to_do)
     return value
+
+
+def taken(path: Path, take: Callable[[Json], Made], to_do: str = PUT_BACK) -> Made | None:
+    """What `take` makes of the object in `path`, or None where there is no such file. Raises Damaged, with what to do,
+    where `take` does not find in it what it looks for."""
+    value = read_json(path, to_do)
+    if value is None:
+        return None
+    try:
+        return take(value)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise Damaged(path, brief(error), to_do) from None
+
+
+def brief(error: BaseException) -> str:
+    """What an error says, on one line."""
+    if isinstance(error, Damaged):
+        return error.wrong
+    if isinstance(error, KeyError):
+        return f"it has no {error}"
+    lines = [line.strip() for line in str(error).splitlines()]
+    return f"{type(error).__name__}: {'; '.join(lines[:3])[:160]}"
 
 
 @dataclass(frozen=True)

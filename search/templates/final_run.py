@@ -32,7 +32,7 @@ from train.decisions import FILE, Decisions
 from train.environment import versions
 from train.planning.plan import inspect_base, inspect_sources
 from train.recipe import Recipe, RecipeError
-from train.rundir import RunDir, read_json, write_atomic, write_json
+from train.rundir import RunDir, taken, write_atomic, write_json
 
 FROZEN = json.loads(r"""{}""")  # noqa: E501, RUF100
 
@@ -60,8 +60,8 @@ def main() -> int:
             prompts = check_inputs(recipe, asked)
             with interrupts.Signals() as signals, interrupts.one_at_a_time(RUN):
                 run(recipe, prompts, asked, signals)
-        result = read_json(RUN.result)
-        print(summary(result) if result else status.progress(recipe, RUN, FROZEN["hours"]))
+        told = taken(RUN.result, summary, "put the whole file back, or move it away and start again to score anew")
+        print(told or status.progress(recipe, RUN, FROZEN["hours"]))
     except (RecipeError, ObjectiveError) as error:
         print(f"final_run: {error}", file=sys.stderr)
         return 2

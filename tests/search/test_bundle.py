@@ -240,6 +240,15 @@ def test_a_damaged_result_is_told(study: Path, tmp_path: Path, content: str) -> 
         bundle.bundle(study, tmp_path / "out.tar.gz", merged=False)
 
 
+@pytest.mark.parametrize("name", ["examples", "steps", "seconds", "scores"])
+def test_a_result_that_lacks_what_the_bundle_tells_is_told(study: Path, tmp_path: Path, name: str) -> None:
+    held = read_json(study / "final" / "result.json")
+    assert held is not None
+    write_json(study / "final" / "result.json", {key: value for key, value in held.items() if key != name})
+    with pytest.raises(SearchError, match=r"result\.json .*put the file back from a copy, or make the run again"):
+        bundle.bundle(study, tmp_path / "out.tar.gz", merged=False)
+
+
 def test_carrying_what_is_not_read_is_refused(finished: Path, tmp_path: Path) -> None:
     with pytest.raises(SearchError, match=r"--carry pears: .+: base, plain, chat, pairs, prompts"):
         bundle.bundle(finished, tmp_path / "out.tar.gz", merged=False, carry=["pears"])

@@ -80,8 +80,9 @@ def test_other_packages_are_told(tmp_path: Path) -> None:
     assert "another torch: 2.14.0, not 2.13.0" in reproduced.judged(tmp_path).lines
 
 
-def test_what_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("text", ["{", "{}", '{"scores": {}, "versions": {}}', '{"scores": {"all": 1}, "versions": 1}'])
+def test_what_is_missing_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str) -> None:
     lay(tmp_path, GOOD, GOOD)
-    (tmp_path / "final" / "result.json").write_text("{")
+    (tmp_path / "final" / "result.json").write_text(text)
     assert reproduced.main([str(tmp_path)]) == 2
     assert "final/result.json is not there, or is not whole: run ./reproduce.sh again" in capsys.readouterr().err

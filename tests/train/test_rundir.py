@@ -8,7 +8,7 @@ import pytest
 from tiny_train import make_recipe
 
 from train.recipe import RecipeError
-from train.rundir import Damaged, RunDir, read_json
+from train.rundir import Damaged, RunDir, read_json, taken
 
 CUT = ["", "{", "[]", '{"a": 1', "[" * 100_000]
 
@@ -21,6 +21,17 @@ def test_a_file_that_holds_no_object_is_damaged(tmp_path: Path, text: str) -> No
         Damaged, match=r"result\.json is damaged, or of another version \(.+\): put the whole file back"
     ):
         read_json(path)
+
+
+def test_what_lacks_a_field_is_damaged_and_what_is_to_be_done_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    assert taken(path, lambda held: held["steps"]) is None
+    path.write_text('{"steps": 3, "seconds": 4}')
+    assert taken(path, lambda held: held["steps"]) == 3
+    with pytest.raises(Damaged, match=r"result\.json is damaged, .+ \(it has no 'scores'\): make it again$"):
+        taken(path, lambda held: held["scores"], "make it again")
+    with pytest.raises(Damaged, match=r"\(TypeError: 'int' object is not subscriptable\): put the whole file back"):
+        taken(path, lambda held: held["seconds"]["train"])
 
 
 def test_bytes_that_are_no_text_are_damaged(tmp_path: Path) -> None:
