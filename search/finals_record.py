@@ -11,17 +11,19 @@ import functools
 import math
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
 from objectives.score import Measure, Score
+from search import onlookers
 from search.budget import START_RESERVE_S
 from search.finals import Finalist, Race, Turn, run, stages
-from search.standing import incumbent, whole
+from search.standing import expected, whole
 from storage.records import TrialRecord
-from train.rundir import Damaged, Json, RunDir, read_json, write_json
+from train.rundir import Json, RunDir, read_json
 
 if TYPE_CHECKING:  # most looks at a study need no study file
     from search.config import StudyConfig
@@ -75,16 +77,12 @@ def result(run: RunDir) -> Json | None:
 def keep(folder: Path, race: Race, records: Sequence[TrialRecord]) -> None:
     """Leave the race between the best of these trials for others to read."""
     told = {"scored": len(whole(records)), "race": _written().dump_python(race, mode="json")}
-    if _read(folder) != told:
-        write_json(folder / FILE, told)
+    onlookers.keep(folder / FILE, told)
 
 
 def kept(folder: Path, records: Sequence[TrialRecord]) -> Race | None:
-    """What `keep` left, unless trials have been scored since, which might have raced, too.
-
-    A file that is damaged or of another version says nothing: the next start writes it anew.
-    """
-    told = _read(folder)
+    """What `keep` left, unless trials have been scored since, which might have raced, too."""
+    told = onlookers.kept(folder / FILE)
     if told.get("scored") != len(whole(records)):
         return None
     try:
@@ -93,26 +91,44 @@ def kept(folder: Path, records: Sequence[TrialRecord]) -> Race | None:
         return None
 
 
-def _read(folder: Path) -> Json:
-    """What the file holds; nothing where it is not there, or is no JSON object."""
-    try:
-        return read_json(folder / FILE) or {}
-    except Damaged:
-        return {}
-
-
 @functools.cache
 def _written() -> TypeAdapter[Race]:
     """How a race is written down."""
     return TypeAdapter(Race)
 
 
-def best(folder: Path, records: Sequence[TrialRecord]) -> TrialRecord | None:
-    """The trial to take: the winner of the final race, and before there is one, the one with the highest score."""
-    race = kept(folder, records)
-    if race is None or race.winner is None:
-        return incumbent(records)
-    return next(record for record in records if record.number == race.winner)
+@dataclass(frozen=True)
+class Pick:
+    """The trial to take, and by what: it won the final `race`; before there is a winner, most is `expected` of it; and
+    where that is not known, it has the highest `score`. `luckier` has a higher score than one that most is expected of.
+    """
+
+    trial: int
+    by: Literal["race", "expected", "score"]
+    luckier: int | None = None
+
+    def __str__(self) -> str:
+        """With the reason: `trial 3, of which most is expected (trial 5's higher score is probably luck)`."""
+        why = {
+            "race": "which won the final race",
+            "expected": "of which most is expected",
+            "score": "which has the highest score",
+        }
+        luck = "" if self.luckier is None else f" (trial {self.luckier}'s higher score is probably luck)"
+        return f"trial {self.trial}, {why[self.by]}{luck}"
+
+
+def pick(folder: Path, records: Sequence[TrialRecord]) -> Pick | None:
+    """The trial to take, by what the loop has left; None before one was asked the whole reference set."""
+    scored, race = whole(records), kept(folder, records)
+    if race and race.winner is not None:
+        return Pick(race.winner, "race")
+    if not scored:
+        return None
+    first, best = scored[0], expected(folder, records)
+    if best is None:
+        return Pick(first.number, "score")
+    return Pick(best.number, "expected", first.number if first.value != best.value else None)
 
 
 def won(folder: Path, records: Sequence[TrialRecord]) -> Json | None:

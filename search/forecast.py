@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from train.rundir import read_json, write_json
+from search import onlookers
 
 FILE = "costs.json"
 ENOUGH = 5  # ended trials from which their own seconds count, and a final value is told
@@ -202,13 +202,12 @@ class Expected:
 
 def keep(folder: Path, expected: Expected) -> None:
     """Leave it for `status`."""
-    if read_json(folder / FILE) != (told := asdict(expected)):
-        write_json(folder / FILE, told)
+    onlookers.keep(folder / FILE, asdict(expected))
 
 
 def kept(folder: Path) -> Expected:
-    """What `keep` left; nothing of another version's, which the next start replaces."""
-    found = read_json(folder / FILE) or {"trial": None}
+    """What `keep` left; nothing of another version's."""
+    found = onlookers.kept(folder / FILE)
     try:
         return Expected(**{**found, "trial": Typical(**found["trial"]) if found["trial"] else None})
     except (KeyError, TypeError):

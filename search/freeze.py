@@ -22,6 +22,7 @@ from objectives.score import Measure, ObjectiveError
 from search import finals_record, freeze_lock, freeze_spare, rules, split, standing, transfer
 from search.config import StudyConfig
 from search.errors import FreezeDiffers, NothingToFreeze, SearchError
+from search.finals_record import Pick
 from search.freeze_file import FILE, TEMPLATE, code_sha256, command, constant, literal, render
 from search.freeze_origins import changes, origins
 from search.horizon import Correction, Horizon, corrections, examples_per_second, load_seconds, stretch
@@ -88,7 +89,7 @@ def check(config: StudyConfig, folder: Path) -> None:
     for value in (written, now):
         for key in ("versions", "lock_sha256", "sha256"):
             value.pop(key, None)
-        for key in ("trials", "race"):
+        for key in ("trials", "race", "picked"):
             value.get("origin", {}).pop(key, None)
     if differences := list(_differences(written, now)):
         lines = "\n".join(f"  {line}" for line in differences)
@@ -100,12 +101,13 @@ def check(config: StudyConfig, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Best:
-    """The trial that is frozen, and its run's files."""
+    """The trial that is frozen, its run's files, and why this one."""
 
     record: TrialRecord
     run: RunDir
     recipe: Recipe
     result: Json
+    pick: Pick
 
     @property
     def score(self) -> Measure:
@@ -165,23 +167,26 @@ def _made(config: StudyConfig, folder: Path, accepted: Collection[str]) -> _Made
         recipe,
         {**frozen, "sha256": digest_of(frozen)},
         locked,
-        (*_raced(config, folder, records), *told(recipe, base, data, kept)),
+        (_picked(config, folder, records, best.pick), *told(recipe, base, data, kept)),
     )
 
 
-def _raced(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> list[str]:
-    """What the final race says of what is frozen, or why there was none."""
+def _picked(config: StudyConfig, folder: Path, records: Sequence[TrialRecord], pick: Pick) -> str:
+    """What the final race says of what is frozen; without a winner, which trial is frozen instead, and why."""
     race = finals_record.kept(folder, records)
+    if race and race.winner is not None:
+        return str(race)
+    frozen = f"frozen is {pick}"
     if race and not race.next:
-        return [str(race)]
+        return f"{race}; {frozen}"
     if nothing := finals_record.nothing_to_ask(config, split.count(folder)):
-        return [nothing]
+        return f"{nothing}; {frozen}"
     if not config.study.finalists:
-        return []
+        return frozen
     count = min(config.study.finalists, len(standing.whole(records)))
     who = "the best trial was not asked" if count == 1 else f"the best {count} trials were not compared on"
     start = shlex.join(["nightshift", "start", str(config.path)])
-    return [f"{who} fresh prompts yet, and the one with the highest score is frozen; `{start}` goes on to that race"]
+    return f"{race or f'{who} fresh prompts yet'}; {frozen}; `{start}` goes on to that race"
 
 
 def _accepted(folder: Path, accepted: Collection[str]) -> set[str]:
@@ -194,15 +199,16 @@ def _accepted(folder: Path, accepted: Collection[str]) -> set[str]:
 
 
 def _best(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> Best:
-    record = finals_record.best(folder, records)
-    if record is None:
+    pick = finals_record.pick(folder, records)
+    if pick is None:
         states = ", ".join(f"{count} {state}" for state, count in sorted(_states(records).items())) or "it has none"
         raise NothingToFreeze(
             f"no trial of the study {config.study.name!r} is complete ({states}); go on with "
             f"`nightshift start {config.path}`"
         )
+    record = next(record for record in records if record.number == pick.trial)
     run = RunDir(folder / "runs" / f"{record.number:03d}")
-    best = _read(record, run)
+    best = _read(record, run, pick)
     if best is None:
         raise SearchError(
             f"{run.path}: the files of trial {record.number}, the best one, are not there any more, or not as this "
@@ -212,10 +218,10 @@ def _best(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> 
     return best
 
 
-def _read(record: TrialRecord, run: RunDir) -> Best | None:
+def _read(record: TrialRecord, run: RunDir, pick: Pick) -> Best | None:
     try:
         result = read_json(run.result)
-        best = Best(record, run, run.recipe(), result or {})
+        best = Best(record, run, run.recipe(), result or {}, pick)
         assert best.score.n > 0
     except (OSError, ValueError, KeyError, TypeError, AssertionError):
         return None
@@ -268,6 +274,7 @@ def _origin(
         "how": "searched",
         "study": config.study.name,
         "trial": best.record.number,
+        "picked": str(best.pick),
         "prior": best.record.user_attrs.get("prior"),
         "recipe_sha256": best.recipe.digest,
         "score": best.score.model_dump(),

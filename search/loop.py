@@ -21,6 +21,7 @@ from search import (
     notes,
     plan_choice,
     plan_night,
+    ranking,
     service,
     space,
     split,
@@ -217,6 +218,7 @@ class Night:
                 return ending
         self._tell(trial, run, planned, result)
         self._expect()
+        self.show(force=True)
         if said := faults.ending(self.study.records(), self.folder / "worker.log", self.known):
             raise WorkerFailed(said)
         return None
@@ -232,9 +234,11 @@ class Night:
         return ending.why if ending and not ending.settled else "; ".join(filter(None, [why, race.said()]))
 
     def _expect(self) -> None:
-        """Leave for whoever looks on what trials cost, by the plan and those that ended, until these alone tell; and
-        what is kept for the final race."""
+        """Leave for whoever looks on which trial is expected to be best; what trials cost, by the plan and those that
+        ended, until these alone tell; and what is kept for the final race."""
         records, runs = self.study.records(), self.folder / "runs"
+        first = next(iter(ranking.ranked(self.config, records)), None)
+        standing.keep(self.folder, first.record if first else None, records)
         self.kept_s = finals_record.needed_s(self.config, runs, records, len(self.survey.search_half))
         costs = None
         if view.ended(records) < forecast.ENOUGH:
@@ -275,7 +279,6 @@ class Night:
             self.study.prune(trial)
         else:
             self.study.fail(trial, result["reason"])
-        self.show(force=True)
 
     def _log_hint(self) -> str:
         return f"Read {self.folder / 'worker.log'}."

@@ -106,8 +106,16 @@ def _best(view: StudyView) -> Text:
     best = view.best
     if best is None:
         return Text("no trial has a score yet", style="dim")
-    prior = f", {best.prior}" if best.prior else ""
-    return Text.assemble("best ", (str(best.score), "bold green"), f" (trial {best.number}{prior})")
+    prior, pick = f", {best.prior}" if best.prior else "", view.pick
+    what = "highest score" if pick and pick.by == "score" else "best"
+    more = f"trial {best.number}{prior}{_luck(view, pick.luckier if pick else None)}"
+    return Text.assemble(f"{what} ", (str(best.score), "bold green"), f" ({more})")
+
+
+def _luck(view: StudyView, luckier: int | None) -> str:
+    """Why a higher score is not the best."""
+    score = None if luckier is None else view.trials[luckier].score
+    return f"; trial {luckier}'s {score.value:.3f} is probably luck" if score else ""
 
 
 def _now(view: StudyView) -> Text:

@@ -31,11 +31,12 @@ def ranked(config: StudyConfig, records: Sequence[TrialRecord]) -> list[Ranked]:
 
     Of thousands, those alone that the policy reckons with, the newest and the best (search.policy).
     """
-    told = [trial for record in records if (trial := _tried(record)) and trial.tells]
-    if not told:
+    scored = standing.whole(records)
+    if not scored:
         return []
+    told = [trial for record in records if (trial := _tried(record)) and trial.tells]
     expected = Policy(Points(config.space, config.recipe), told).expected()
-    found = [Ranked(record, expected[record.number]) for record in standing.whole(records) if record.number in expected]
+    found = [Ranked(record, expected[record.number]) for record in scored if record.number in expected]
     return sorted(found, key=lambda each: -each.expected)
 
 

@@ -83,10 +83,10 @@ def _frozen(frozen: Json) -> Iterator[Block]:
     origin = frozen["origin"]
     race = origin.get("race")
     yield Paragraph(
-        f"Frozen from trial {origin.get('trial')}, which scored ",
+        f"Frozen from {origin.get('picked', 'a recipe that no study found')}. On the search's prompts it scored ",
         str(Measure(**origin["score"])) if origin.get("score") else "nothing that was recorded",
-        f" ({race['said']})" if race else "",
-        ". Its digest is ",
+        f", on fresh ones {Measure(**race['fresh'])}" if race else "",
+        ". The recipe's digest is ",
         Mono(frozen["recipe_sha256"]),
         ".",
     )

@@ -56,8 +56,9 @@ def _headline(records: Records) -> Iterator[Block]:
     yield Paragraph(
         "Share of IFEval prompts of which every instruction was followed, judged strictly. The search saw "
         + (f"{subset.n} prompts of one half" if subset else "a part of one half")
-        + "; the sealed half is first asked by the final run, after training. The best trial was picked for its score, "
-        "which therefore flatters it; the sealed half had no part in the choice."
+        + "; the sealed half is first asked by the final run, after training. "
+        + (f"The best trial is {study.pick}. " if study.pick else "")
+        + "It is picked by scores of the search half, which therefore flatter it; the sealed half has no part in that."
     )
     head = ("model", "search's subset", *HALVES.values())
     rows = [("base model", text.measure(study.base), *_halves(final.base_scores if final else {}))]

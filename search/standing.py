@@ -1,4 +1,8 @@
-"""How the trials of a study stand to each other: the incumbent, and what earlier ones did on every prompt."""
+"""How the trials of a study stand to each other: the incumbent, what earlier ones did on every prompt, and the trial
+that is expected to be best.
+
+`best.json` holds the last one for whoever looks on: to find it out takes NumPy and SciPy (search.ranking).
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from objectives.score import Score
+from search import onlookers
 from storage.records import TrialRecord
 from train.rundir import Json, RunDir, read_json
 
+FILE = "best.json"
 EARLIER = 200  # complete trials, at most, from whose verdicts a trial's order of prompts learns
 BEHIND = "behind"  # user attribute of a trial that was ended as worse than the incumbent: the incumbent's number
 
@@ -22,6 +28,20 @@ def whole(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 def incumbent(records: Sequence[TrialRecord]) -> TrialRecord | None:
     """The first of those."""
     return next(iter(whole(records)), None)
+
+
+def keep(folder: Path, best: TrialRecord | None, records: Sequence[TrialRecord]) -> None:
+    """Leave for others to read which of these trials is expected to be best."""
+    told = {"scored": len(whole(records)), "best": best.number if best else None}
+    onlookers.keep(folder / FILE, told)
+
+
+def expected(folder: Path, records: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The trial that `keep` left, unless trials have been scored since."""
+    told, scored = onlookers.kept(folder / FILE), whole(records)
+    if told.get("scored") != len(scored):
+        return None
+    return next((record for record in scored if record.number == told.get("best")), None)
 
 
 def contest(runs: Path, records: Sequence[TrialRecord], number: int) -> Json:

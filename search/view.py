@@ -13,6 +13,7 @@ from objectives.score import Measure
 from search import budget, finals_record, service
 from search.errors import SearchError
 from search.finals import Race
+from search.finals_record import Pick
 from search.forecast import Forecast, Scored, kept, of_study
 from search.parameters import Value
 from search.standing import BEHIND
@@ -74,15 +75,14 @@ class StudyView:
     ending: str | None  # why the last service stopped, if it did
     forecast: Forecast | None = None  # None where nothing is known yet, or nothing is to come
     race: Race | None = None  # the final race between the best trials, from its beginning on
+    pick: Pick | None = None  # the trial to take, and by what
 
     @cached_property
     def best(self) -> TrialView | None:
-        """The winner of the final race; before there is one, the complete trial with the highest score, among those
-        that were asked the whole reference set."""
-        if self.race and self.race.winner is not None:
-            return self.trials[self.race.winner]
-        scored = [t for t in self.trials if t.score is not None and t.state == "complete"]
-        return max(scored, key=lambda t: (t.score.value if t.score else 0.0, -t.number), default=None)
+        """The trial to take; None before one was asked the whole reference set, and where its score is not known in
+        today's words."""
+        found = self.trials[self.pick.trial] if self.pick else None
+        return found if found and found.score else None
 
 
 ENDED = ("complete", "pruned", "failed")
@@ -115,8 +115,8 @@ def read(folder: Path, rows: int | None = None) -> StudyView:
 
 def _shown(folder: Path, rows: int, of: Sequence[TrialRecord]) -> list[int]:
     """The numbers of the newest `rows` trials and the best one."""
-    best = finals_record.best(folder, of)
-    return [record.number for record in of[-rows:]] + ([best.number] if best else [])
+    pick = finals_record.pick(folder, of)
+    return [record.number for record in of[-rows:]] + ([pick.trial] if pick else [])
 
 
 def build(
@@ -156,6 +156,7 @@ def build(
             folder, facts, trials, spent_s, _deadline_s(facts.until) if alive and night_s is None else night_s
         ),
         race=finals_record.kept(folder, records),
+        pick=finals_record.pick(folder, records),
     )
 
 

@@ -183,8 +183,15 @@ def test_freeze_takes_the_winner_and_says_so(study_file: Path, trained: Path, ra
     said: list[str] = []
     before = copied(trained, tmp_path / "before")
     freeze.freeze(config.load(study_file), before, say=said.append)
-    assert said[0].startswith("the best 3 trials were not compared on fresh prompts yet, and the one with the highest")
-    assert freeze.constant(before / freeze.FILE)["origin"]["race"] is None
+    start = f"`nightshift start {study_file}` goes on to that race"
+    picked = f"trial {best(before)}, of which most is expected"
+    assert said[0] == f"the final race of 3 is not over: 0 of 20 fresh prompts asked; frozen is {picked}; {start}"
+    (before / finals_record.FILE).unlink()
+    again: list[str] = []
+    freeze.freeze(config.load(study_file), before, say=again.append)
+    assert again[0] == f"the best 3 trials were not compared on fresh prompts yet; frozen is {picked}; {start}"
+    origin = freeze.constant(before / freeze.FILE)["origin"]
+    assert (origin["race"], origin["picked"], origin["trial"]) == (None, picked, best(before))
 
     after, told = copied(raced, tmp_path / "after"), []
     winner = next(number for number in range(3) if number != best(before))

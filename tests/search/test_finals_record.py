@@ -9,7 +9,7 @@ import made_study
 import pytest
 
 from objectives.score import Measure
-from search import config, finals_record
+from search import config, finals_record, standing
 from search.affordable import Left
 from search.budget import START_RESERVE_S
 from search.config import StudyConfig
@@ -87,6 +87,23 @@ def test_a_race_is_read_as_it_was_kept_and_another_versions_is_none(tmp_path: Pa
     for other in ({"race": told["race"]}, {**told, "race": None}, {**told, "race": {"winner": 1}}):
         write_json(tmp_path / finals_record.FILE, other)
         assert finals_record.kept(tmp_path, trials) is None
+
+
+def test_the_winner_is_picked_before_the_one_expected_to_be_best_and_that_one_before_the_highest_score(
+    tmp_path: Path,
+) -> None:
+    trials = [made_study.record(0, 0.7), made_study.record(1, 0.5), made_study.record(2, 0.9, user_attrs={"behind": 0})]
+    assert finals_record.pick(tmp_path, []) is finals_record.pick(tmp_path, trials[2:]) is None
+    assert str(finals_record.pick(tmp_path, trials)) == "trial 0, which has the highest score"
+    standing.keep(tmp_path, trials[0], trials)
+    assert str(finals_record.pick(tmp_path, trials)) == "trial 0, of which most is expected"
+    standing.keep(tmp_path, trials[1], trials)
+    told = "trial 1, of which most is expected (trial 0's higher score is probably luck)"
+    assert str(finals_record.pick(tmp_path, trials)) == told
+    finals_record.keep(tmp_path, run([Finalist(0, Measure.of([True]), (True, False))], (2,), 2), trials)
+    assert str(finals_record.pick(tmp_path, trials)) == "trial 0, which won the final race"
+    more = [*trials, made_study.record(3, 0.6)]  # scored since, so that both are out of date
+    assert str(finals_record.pick(tmp_path, more)) == "trial 0, which has the highest score"
 
 
 @pytest.mark.parametrize("content", ["", '{"scored": 1, "ra', "[]"])

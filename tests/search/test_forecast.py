@@ -111,6 +111,10 @@ def test_few_trials_have_a_count_by_the_plan_and_no_final_value(tmp_path: Path) 
     for other in ({"typical": None}, {"trial": {"seconds": 1.0}}, {"trial": None, "more": 1}):
         write_json(tmp_path / FILE, other)
         assert kept(tmp_path) == Expected()
+    (tmp_path / FILE).write_text('{"trial": nu')  # damaged
+    assert kept(tmp_path) == Expected()
+    keep(tmp_path, Expected(planned))
+    assert kept(tmp_path) == Expected(planned)
     assert of_study([], None, [], wanted=20, unspent_s=1000.0) is None
     late = of_study([300.0] * 6, planned, scored([0.4, 0.5, 0.3, 0.2, 0.45, 0.1]), wanted=20, unspent_s=1050.0)
     assert late is not None

@@ -12,8 +12,9 @@ import made_study
 import pytest
 
 from objectives.score import ObjectiveError
-from search import freeze
+from search import freeze, standing, view
 from search.errors import FreezeDiffers, NothingToFreeze, SearchError
+from storage import records
 from storage.db import StorageError
 from train.recipe import Recipe, RecipeError
 from train.rundir import RunDir, read_json, write_json
@@ -156,6 +157,28 @@ def test_a_trial_that_was_ended_as_behind_is_never_the_best(tmp_path: Path) -> N
     made = made_study.MadeStudy(file, tmp_path / "studies" / "tiny", states="PB")
     with pytest.raises(NothingToFreeze, match=r"\(1 complete, 1 pruned\)"):
         freeze.freeze(made.config, made.folder)
+
+
+def test_the_trial_of_which_most_is_expected_is_frozen_whatever_it_scored(study: tuple[Any, Path]) -> None:
+    config, folder = study
+    scored = standing.whole(records.read(folder / "study.db").trials)
+    lower = scored[-1]
+    assert lower.value != scored[0].value
+    said: list[str] = []
+    freeze.freeze(config, folder, say=said.append)
+    assert said[0] == f"frozen is trial {scored[0].number}, which has the highest score"
+    standing.keep(folder, lower, scored)
+    with pytest.raises(FreezeDiffers, match=rf"origin\.trial: {scored[0].number} in final_run.py, {lower.number} in"):
+        freeze.check(config, folder)
+    freeze.freeze(config, folder, say=said.append)
+    why = f"of which most is expected (trial {scored[0].number}'s higher score is probably luck)"
+    assert f"frozen is trial {lower.number}, {why}" in said
+    origin = freeze.constant(folder / "final_run.py")["origin"]
+    assert (origin["trial"], origin["picked"]) == (lower.number, f"trial {lower.number}, {why}")
+    freeze.check(config, folder)
+    best = view.read(folder).best
+    assert best is not None
+    assert best.number == lower.number
 
 
 def test_check_names_every_difference(study: tuple[Any, Path]) -> None:

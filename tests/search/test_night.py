@@ -14,9 +14,10 @@ import tiny
 from night_kit import Interrupt, ledger, started, training, wait_for, work, worker_pid
 
 from objectives import ifeval, subset
-from search import view
+from search import config, ranking, view
 from search.errors import StudyBusy, StudyChanged
 from search.launcher import end_orphan
+from storage import records
 from train.rundir import RunDir, read_json
 
 
@@ -77,6 +78,11 @@ def test_a_study_runs_to_its_end_and_says_what_it_did(study_file: Path, tmp_path
     assert study.base is not None
     assert study.base.n == 8
     assert study.best is not None
+    held = records.read(folder / "study.db").trials
+    first = ranking.ranked(config.load(study_file), held)[0].record
+    assert study.pick is not None
+    assert (study.pick.trial, study.pick.by) == (first.number, "expected")
+    assert {each.pick.by for each in seen if each.pick} == {"expected"}  # at no moment another rule
     assert study.activity is None
     assert study.service_pid is None
     assert study.ending == "all 4 trials are done"

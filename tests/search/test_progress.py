@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rich.console import Console
 
 from objectives.score import Measure
 from search.finals import Race, Runner, Turn
+from search.finals_record import Pick
 from search.forecast import Count, Final, Forecast
 from search.progress import ROWS, activity, duration, figure, render
 from search.progress_lines import changes
@@ -57,7 +59,13 @@ def study(*trials: TrialView, **changed: Any) -> StudyView:
         service_pid=4242,
         ending=None,
     )
-    return dataclasses.replace(made, **changed)
+    return dataclasses.replace(made, **{"pick": expected(trials), **changed})
+
+
+def expected(trials: Sequence[TrialView]) -> Pick | None:
+    """The one with the highest score."""
+    scored = {each.score.value: each.number for each in reversed(trials) if each.score}
+    return Pick(scored[max(scored)], "expected") if scored else None
 
 
 def shown(view: StudyView, width: int = 120) -> str:
@@ -82,6 +90,14 @@ def test_the_header_says_what_is_spent_what_is_best_and_what_goes_on() -> None:
     assert "2m 05s of 1h 00m GPU time, about 16m 40s to go" in text
     assert "base model 0.031 ± 0.056   best 0.750 ± 0.056 (trial 1, plain)" in text
     assert "now: trial 2, training, step 42 of 100, loss 1.235" in text
+
+
+def test_a_higher_score_that_is_probably_luck_is_named_and_a_score_alone_is_called_one() -> None:
+    trials = trial(0, value=0.7), trial(1, value=0.75)
+    seen_through = study(*trials, pick=Pick(0, "expected", luckier=1))
+    assert "best 0.700 ± 0.056 (trial 0; trial 1's 0.750 is probably luck)" in shown(seen_through)
+    assert "*0 complete" in " ".join(shown(seen_through).split())
+    assert "highest score 0.750 ± 0.056 (trial 1)" in shown(study(*trials, pick=Pick(1, "score")))
 
 
 def test_a_study_that_rests_says_why_it_ended() -> None:
@@ -126,7 +142,7 @@ def test_the_final_race_is_told_from_its_beginning_to_its_winner() -> None:
     assert "now: final race, trial 1, answering the prompts" in text
     assert changes(begun, dataclasses.replace(begun, race=race(20))) == []
 
-    won = dataclasses.replace(begun, race=race(80, winner=0), activity=None)
+    won = dataclasses.replace(begun, race=race(80, winner=0), pick=Pick(0, "race"), activity=None)
     assert changes(begun, won) == ["trial 0 won the final race of 2: 0.725 ± 0.056 on 64 fresh prompts"]
     assert "best 0.700 ± 0.056 (trial 0)" in shown(won)
     assert "Trial 0 won the final race of 2: 0.725 ± 0.056 on 64 fresh prompts" in shown(won)

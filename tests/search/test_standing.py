@@ -38,6 +38,25 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> made_study.MadeStudy:
     return made_study.MadeStudy(made_study.write_study_file(root), root / "studies" / "tiny", states="CBPCFCR")
 
 
+def test_the_trial_that_is_expected_to_be_best_is_read_as_it_was_kept(tmp_path: Path) -> None:
+    trials = [record(0, 0.7), record(1, None, "pruned"), record(2, 0.9)]
+    assert standing.expected(tmp_path, trials) is None
+    standing.keep(tmp_path, trials[0], trials)
+    assert standing.expected(tmp_path, trials) is trials[0]
+    assert standing.expected(tmp_path, trials[:2]) is None  # of other scored trials
+    standing.keep(tmp_path, None, trials[1:2])
+    assert standing.expected(tmp_path, trials[1:2]) is None
+
+
+@pytest.mark.parametrize("content", ["", '{"scored": 1, "be', "[]", '{"scored": 1, "best": 7}', '{"scored": 1}'])
+def test_a_damaged_file_says_nothing_and_is_written_anew(tmp_path: Path, content: str) -> None:
+    trials = [record(0, 0.7)]
+    (tmp_path / standing.FILE).write_text(content)
+    assert standing.expected(tmp_path, trials) is None
+    standing.keep(tmp_path, trials[0], trials)
+    assert standing.expected(tmp_path, trials) is trials[0]
+
+
 def trials_of(made: made_study.MadeStudy) -> list[TrialRecord]:
     db.check(made.folder / "study.db")
     return records.read(made.folder / "study.db").trials
