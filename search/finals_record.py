@@ -150,17 +150,25 @@ def needed_s(config: StudyConfig, runs: Path, records: Sequence[TrialRecord], se
     """GPU-seconds that have to be left for the race once another trial has ended: all finalists, asked everything, by a
     process that has to load the base model first, as in the night after that of the last trial."""
     scored = whole(records)
-    fresh = search_half - config.objective.subset
-    if not scored or not config.study.finalists or not fresh:
+    if not scored:
         return 0.0
     newest = sorted(scored, key=lambda record: record.number)[-RECENT:]
     prompt_s = [each for record in newest if (each := _prompt_s(RunDir(runs / f"{record.number:03d}")))]
     if not prompt_s:
         return 0.0
-    turns = len(stages(fresh, config.objective.batch_size))
-    each_s = fresh * MARGIN * statistics.fmean(prompt_s) + turns * TURN_S
     count = min(config.study.finalists, len(scored) + 1)
-    return float(math.ceil(count * each_s + load_s(runs) + START_RESERVE_S))
+    return race_s(config, search_half, count, statistics.fmean(prompt_s), load_s(runs))
+
+
+def race_s(config: StudyConfig, search_half: int, finalists: int, prompt_s: float, load_s: float) -> float:
+    """GPU-seconds of a race of so many in which all answer everything, by those of an answer, and those of loading the
+    base model; none where there is nothing to ask. `search_half` 0: not known."""
+    fresh = search_half - config.objective.subset
+    if fresh <= 0 or not finalists:
+        return 0.0
+    turns = len(stages(fresh, config.objective.batch_size))
+    each_s = fresh * MARGIN * prompt_s + turns * TURN_S
+    return float(math.ceil(finalists * each_s + load_s + START_RESERVE_S))
 
 
 def load_s(runs: Path) -> float:

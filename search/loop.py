@@ -243,8 +243,9 @@ class Night:
         costs = None
         if view.ended(records) < forecast.ENOUGH:
             costs = plan_night.costs(self.config, self.survey, self.folder, self._left())
+        trial, kept_s = (costs.expected, costs.kept_s) if costs else (None, self.kept_s)
         load_s = 0.0 if self.bench.worker else finals_record.load_s(runs)
-        forecast.keep(self.folder, forecast.Expected(costs.expected if costs else None, self.kept_s, load_s))
+        forecast.keep(self.folder, forecast.Expected(trial, kept_s, load_s))
 
     def _left(self) -> Left:
         return Left(self.budget_s, self.ledger.spent_s(), self._deadline_s(), self.kept_s)

@@ -31,7 +31,8 @@ def refuse(config: StudyConfig, survey: Survey, folder: Path, budget_s: float, n
 def costs(config: StudyConfig, survey: Survey, folder: Path, left: Left) -> TrialCosts | None:
     """What trials cost on this machine, by the plan and those that ended; None where none fits the memory."""
     machine = plan_machine.machine(config.machine, None, None)
-    so_far = plan_study.SoFar(folder / "runs", left.spent_s, left.limit_s, left.night_s)
+    half = len(survey.search_half)
+    so_far = plan_study.SoFar(folder / "runs", left.spent_s, left.limit_s, left.night_s, half, left.kept_s)
     return plan_study.trials(config, survey.base, machine, so_far)
 
 

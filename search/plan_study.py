@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from search import affordable, cost_record, plan_choice, plan_trials, space
+from search import affordable, cost_record, finals_record, plan_choice, plan_trials, space
 from search.config import StudyConfig
 from search.errors import SearchError
 from search.sections import ObjectiveSection
@@ -89,12 +89,15 @@ class StudyPlan:
 @dataclass(frozen=True)
 class SoFar:
     """What of a study is known besides its file: the folder of its runs, GPU-seconds spent, of how many (None: as the
-    file says), and seconds until its time of day."""
+    file says), seconds until its time of day, the prompts of its search half (0: not known), and the GPU-seconds that
+    the final race will need (0: as planned)."""
 
     runs: Path | None = None
     spent_s: float = 0.0
     budget_s: float | None = None
     tonight_s: float | None = None
+    search_half: int = 0
+    race_s: float = 0.0
 
     @property
     def scored(self) -> bool:
@@ -164,6 +167,11 @@ def trials(
         recipe = _chosen(config, params, facts, machine)
         return prices.seconds(recipe) if _fits(recipe, facts, machine) else math.inf
 
+    def race_s(prompt_s: float) -> float:
+        load_s = prices.costs.of(prices.terms.work(fitting[0][1], load=True)).by_cause["load"]
+        count = config.study.finalists
+        return so_far.race_s or finals_record.race_s(config, so_far.search_half, count, prompt_s, load_s)
+
     small = [affordable.smallest(config.space, config.recipe, params, seconds) for params, _ in fitting[:1]]
     limit_s = 3600 * config.study.budget_hours if so_far.budget_s is None else so_far.budget_s
     left = affordable.Left(limit_s, so_far.spent_s, so_far.tonight_s)
@@ -177,6 +185,7 @@ def trials(
         sampled=len(drawn),
         left_s=left.seconds,
         tonight_s=so_far.tonight_s,
+        race_s=race_s,
         refused=lambda recipe: affordable.refusal(
             prices, recipe, left, scored=so_far.scored, study=shlex.quote(str(config.path))
         ),

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from search import home, plan_machine, plan_study, survey
+from search import finals_record, home, plan_machine, plan_study, survey
 from search.config import StudyConfig
 from search.errors import SearchError
 from search.sections import MachineSection, ObjectiveSection
@@ -53,9 +53,8 @@ def plans(
         config, folder = home.study(subject)
         machine = plan_machine.machine(config.machine, memory_gib, card)
         elsewhere = bool(bases or memory_gib or card)  # what this machine took says nothing of another
-        so_far = _so_far(config, folder, elsewhere, now())
         own = None if bases else plan_study.shapes(config.base, ())[0][1]
-        survey.look_at_prompts(config, own)
+        so_far = _so_far(config, folder, survey.look_at_prompts(config, own), elsewhere, now())
         return plan_study.study_plans(config, bases, machine, so_far), _scored(folder / "runs")
     machine = plan_machine.machine(alone.machine, memory_gib, card)
     shapes = plan_study.shapes(alone.recipe.base, bases)
@@ -63,12 +62,15 @@ def plans(
     return made, []
 
 
-def _so_far(config: StudyConfig, folder: Path, elsewhere: bool, now: float) -> plan_study.SoFar:
-    database, until = folder / "study.db", config.study.until
+def _so_far(config: StudyConfig, folder: Path, half: int, elsewhere: bool, now: float) -> plan_study.SoFar:
+    database, until, runs = folder / "study.db", config.study.until, folder / "runs"
+    held = records.read(database) if database.exists() else None
     return plan_study.SoFar(
-        runs=None if elsewhere else folder / "runs",
-        spent_s=records.read(database).spent_s if database.exists() else 0.0,
+        runs=None if elsewhere else runs,
+        spent_s=held.spent_s if held else 0.0,
         tonight_s=next_time(until, now) - now if until else None,
+        search_half=half,
+        race_s=0.0 if elsewhere or held is None else finals_record.needed_s(config, runs, held.trials, half),
     )
 
 

@@ -34,8 +34,8 @@ class TrialCosts:
     """Seconds of a trial: the cheapest, the median and the dearest of those that fit, and how many trials that makes.
 
     `fitting` of `sampled` recipes fit the memory; `learned_from` trials of this study corrected the plan.
-    `expected` is their mean. `tonight` is None where the study has no time of day to stop at. `refusal` says why not
-    even one trial could start.
+    `expected` is their mean. `kept_s` of the budget are kept for the final race. `tonight` is None where the study has
+    no time of day to stop at. `refusal` says why not even one trial could start.
     """
 
     cheapest: Estimate
@@ -45,6 +45,7 @@ class TrialCosts:
     sampled: int
     learned_from: int
     expected: forecast.Typical
+    kept_s: float
     in_budget: forecast.Count
     tonight: forecast.Count | None
     tonight_s: float | None
@@ -90,28 +91,33 @@ def trial_costs(
     sampled: int,
     left_s: float,
     tonight_s: float | None = None,
+    race_s: Callable[[float], float] = lambda _: 0.0,
     refused: Callable[[Recipe], str] = lambda _: "",
 ) -> TrialCosts | None:
     """What `recipes` cost: those of `sampled` drawn ones, which stand for the space, that fit the memory; `others` fit,
     too, and may be cheaper or dearer still. None where none of the recipes fits.
 
-    `refused` says why not even a trial of the cheapest recipe could start.
+    `race_s` gives the seconds that the final race needs, by those of a typical trial's answer. `refused` says why not
+    even a trial of the cheapest recipe could start: it may, whatever that leaves for the race.
     """
     if not recipes:
         return None
     ends = [(_whole(prices, recipe), recipe) for recipe in (*recipes, *others)]
     estimates = [estimate for estimate, _ in ends[: len(recipes)]]
     cheapest, smallest = min(ends, key=lambda each: each[0].seconds)
-    expected = typical_of(estimates)
+    expected, typical = typical_of(estimates), sorted(estimates, key=lambda each: each.seconds)[len(estimates) // 2]
+    kept_s = race_s(typical.by_cause["score"] / prices.terms.asked.prompts)
+    left_s = max(0.0, left_s - kept_s)
     night_s = None if tonight_s is None else min(tonight_s, left_s)
     return TrialCosts(
         cheapest=cheapest,
-        typical=sorted(estimates, key=lambda each: each.seconds)[len(estimates) // 2],
+        typical=typical,
         dearest=max((each for each, _ in ends), key=lambda each: each.seconds),
         fitting=len(estimates),
         sampled=sampled,
         learned_from=prices.costs.count,
         expected=expected,
+        kept_s=kept_s,
         in_budget=forecast.fitting(expected, left_s),
         tonight=None if night_s is None else forecast.fitting(expected, night_s),
         tonight_s=tonight_s,

@@ -173,6 +173,9 @@ def costs(study: StudyPlan) -> list[str]:
         lines.append(f"  {name:<12}{duration(each.seconds):>9}  {parts}")
     if made.fitting < made.sampled:
         lines.append(f"  {made.fitting} of {made.sampled} recipes drawn from the space fit the memory")
+    if made.kept_s:
+        kept = duration(made.kept_s)
+        lines.append(f"  the final race of the best trials keeps back {kept} of the budget (finalists in [study])")
     lines.append(f"  the budget fits {made.in_budget} of them to their ends, more where some stop early")
     if made.tonight is not None and made.tonight_s is not None:
         lines.append(f"  tonight fits {made.tonight} of them: it ends in {duration(made.tonight_s)}")

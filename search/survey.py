@@ -149,11 +149,14 @@ def _check_probe(config: StudyConfig, sources: Mapping[str, plan.SourceFacts]) -
         )
 
 
-def look_at_prompts(config: StudyConfig, facts: plan.BaseFacts | None) -> None:
-    """Raise ConfigError where the prompts, as far as they are there, cannot be asked as the study says: for those who
-    only plan. `facts` are those of the study's own base model; None where another one is planned for."""
+def look_at_prompts(config: StudyConfig, facts: plan.BaseFacts | None) -> int:
+    """How many prompts the search half has, 0 where they are not there: for those who only plan.
+
+    `facts` are those of the study's own base model; None where another one is planned for. Raises ConfigError where the
+    prompts cannot be asked as the study says.
+    """
     if not config.objective.prompts.exists():
-        return
+        return 0
     problems = Problems(config)
     with problems.noting("objective", "prompts"):
         prompts, _ = read_prompts(config.objective.prompts)
@@ -163,6 +166,7 @@ def look_at_prompts(config: StudyConfig, facts: plan.BaseFacts | None) -> None:
         if facts:
             _check_lengths(problems, config, facts, half)
     problems.raise_all()
+    return len(half)
 
 
 def _check_lengths(problems: Problems, config: StudyConfig, facts: plan.BaseFacts, half: tuple[Prompt, ...]) -> None:

@@ -13,7 +13,7 @@ import tiny
 from night_kit import Interrupt, ledger, started, wait_for, work, worker_pid
 
 from objectives import ifeval, subset
-from search import config, finals_record, freeze, loop, view
+from search import config, finals_record, forecast, freeze, loop, view
 from search.launcher import end_orphan
 from train.rundir import Json, RunDir, read_json
 
@@ -177,6 +177,13 @@ def test_a_night_that_ends_first_leaves_the_race_for_the_next(study_file: Path, 
     ending = work(study_file, folder, budget_s=budget_s)
     assert ending == "all 3 trials are done; the final race is not over"
     assert ledger(folder).spent_s() <= budget_s
+
+
+def test_a_study_without_a_trial_reckons_with_the_race_as_it_is_planned(study_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    assert work(study_file, folder, Interrupt(lambda _: True, lambda _: stop())) == "it was asked to stop"
+    assert {trial.state for trial in view.read(folder).trials} == {"waiting"}
+    assert forecast.kept(folder).kept_s > 0
 
 
 def test_freeze_takes_the_winner_and_says_so(study_file: Path, trained: Path, raced: Path, tmp_path: Path) -> None:

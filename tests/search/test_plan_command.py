@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import made_study
 import pytest
 from typer.testing import CliRunner, Result
 
-from search import freeze, home
+from search import config, finals_record, freeze, home
+from search.budget import START_RESERVE_S
 from search.cli import app
+from search.forecast import Typical, fitting
+from search.progress import duration
+from storage import records
 from train.rundir import RunDir
 
 BASES = ("meta-llama/Llama-3.1-8B", "mistralai/Mistral-7B-v0.3", "Qwen/Qwen2.5-7B")
@@ -266,6 +271,34 @@ def test_the_costs_are_learned_from_the_studys_own_trials(made: Path) -> None:
     assert plan["trials"]["learned_from"] == 3
     (elsewhere,) = json.loads(nightshift("plan", str(made), "--memory", "4", "--json").stdout)
     assert elsewhere["trials"]["learned_from"] == 0
+
+
+def test_what_the_final_race_will_need_is_kept_back_before_trials_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NIGHTSHIFT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("COLUMNS", "180")
+    file = made_study.write_study_file(tmp_path, finalists=3)
+    loaded = config.load(file)
+    (plan,) = json.loads(nightshift("plan", str(file), "--json").stdout)
+    trials, subset = plan["trials"], loaded.objective.subset
+    prompt_s = trials["typical"]["by_cause"]["score"] / subset
+    least_s = 3 * (12 - subset) * finals_record.MARGIN * prompt_s + START_RESERVE_S
+    assert least_s < trials["kept_s"] < least_s + 20  # and loading, and the turns
+    left_s = 3600 * loaded.study.budget_hours - trials["kept_s"]
+    assert trials["in_budget"] == asdict(fitting(Typical(**trials["expected"]), left_s))
+    told = f"keeps back {duration(trials['kept_s'])} of the budget (finalists in [study])"
+    assert told in nightshift("plan", str(file)).output
+
+    made = made_study.MadeStudy(file, tmp_path / "home" / "studies" / "tiny", states="CC")
+    (plan,) = json.loads(nightshift("plan", str(file), "--json").stdout)
+    held = records.read(made.folder / "study.db").trials
+    assert plan["trials"]["kept_s"] == finals_record.needed_s(loaded, made.folder / "runs", held, 12)
+
+    file.write_text(file.read_text().replace("finalists = 3", "finalists = 0"))
+    (plan,) = json.loads(nightshift("plan", str(file), "--json").stdout)
+    assert plan["trials"]["kept_s"] == 0.0
+    assert "final race" not in nightshift("plan", str(file)).output
 
 
 def test_a_study_that_could_not_be_started_is_not_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
