@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 HOME = "NIGHTSHIFT_HOME"
 STUDIES = "studies"
 STUDY_FILE = "study.toml"
+DATABASE = "study.db"
 
 
 def python() -> str:
@@ -63,8 +64,8 @@ def _load(path: Path) -> StudyConfig:
 
 
 def _is_copy(path: Path) -> bool:
-    """Whether `path` is the study file that a study keeps in its own folder."""
-    return path.resolve().parent.parent.name == STUDIES
+    """Whether `path` is the study file that a study keeps in its own folder, wherever that was moved to."""
+    return path.resolve().parent.parent.name == STUDIES or (path.parent / DATABASE).exists()
 
 
 def _folder(path: Path, name: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -249,6 +250,13 @@ def test_status_finds_a_study_beside_its_file_and_in_the_home(
     assert nightshift("status", "tiny").exit_code == 0
     monkeypatch.setenv("NIGHTSHIFT_HOME", str(tmp_path))
     assert nightshift("status", str(made / "study.toml")).exit_code == 2
+
+
+def test_status_knows_a_study_that_was_copied_elsewhere(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "studies" / "tiny", tmp_path / "backup")
+    answer = nightshift("status", str(tmp_path / "backup"))
+    assert answer.exit_code == 0
+    assert answer.stdout == nightshift("status", str(made)).stdout.replace("tiny", "backup", 1)
 
 
 def test_status_as_json_holds_everything(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
