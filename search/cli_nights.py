@@ -42,7 +42,7 @@ def install(
         ),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Undo it. A night that runs goes on.")] = False,
-    show: Annotated[bool, typer.Option("--print", help="Only print what would be written.")] = False,
+    show: Annotated[bool, typer.Option("--print", help="Only print what would be written, or removed.")] = False,
 ) -> Iterator[Text]:
     """Have a study that was begun go on by itself after every boot, or every day at a certain time.
 
@@ -51,7 +51,7 @@ def install(
     from search import install as installing
 
     if remove:
-        lines = installing.remove(study)
+        lines = installing.removable(study) if show else installing.remove(study)
     else:
         job = installing.job(study, at, until, budget)
         lines = installing.shown(job) if show else installing.install(job)

@@ -27,8 +27,11 @@ KEPT = (  # of the environment, where it is set: what decides which card, and wh
     "HF_HUB_CACHE",
     "HF_HUB_OFFLINE",
     "LD_LIBRARY_PATH",
+    "NLTK_DATA",
     "XDG_CACHE_HOME",
 )
+NO_FOLDERS = ("CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE")
+LISTS = ("LD_LIBRARY_PATH", "NLTK_DATA")  # of folders
 
 
 def job(argument: str | None, at: str, until: str | None, budget_hours: float | None) -> Job:
@@ -42,8 +45,16 @@ def job(argument: str | None, at: str, until: str | None, budget_hours: float | 
         )
     options = [*(["--until", until] if until else []), *(["--budget", f"{budget_hours:g}"] if budget_hours else [])]
     command = (os.path.abspath(sys.executable), "-P", "-m", "search.cli", "start", str(folder), *options)
-    environment = {name: os.environ[name] for name in KEPT if os.environ.get(name)}
+    environment = {name: _absolute(name, value) for name in KEPT if (value := os.environ.get(name))}
     return Job(folder, command, environment, at)
+
+
+def _absolute(name: str, value: str) -> str:
+    """The value of a variable as another working folder sees it: systemd and cron start in the home."""
+    if name in NO_FOLDERS:
+        return value
+    folders = value.split(":") if name in LISTS else [value]
+    return ":".join(os.path.abspath(path) if path and path[0] not in "/~$" else path for path in folders)
 
 
 def shown(job: Job) -> list[str]:
@@ -84,20 +95,33 @@ def install(job: Job) -> list[str]:
 
 def remove(argument: str | None) -> list[str]:
     """Take back what `install` did for a study, which may be gone; a night that runs goes on. Idempotent."""
+    folder = _installed(argument)
+    there = _there(unit_name(folder))
+    lines = _clear(unit_name(folder), keep=set()) or [_none(folder)]
+    if there and booted():
+        _systemctl("daemon-reload", folder=folder_of_units())
+    return lines if booted() else [*lines, "a line in your crontab is yours to take out: crontab -e"]
+
+
+def removable(argument: str | None) -> list[str]:
+    """What `remove` would take back. Changes nothing."""
+    folder = _installed(argument)
+    return [f"would remove {path}" for path in _there(unit_name(folder))] or [_none(folder)]
+
+
+def _installed(argument: str | None) -> Path:
+    """The folder of the study whose units are meant, as an absolute path; the study may be gone."""
     try:
         folder = home.folder(argument)
     except SearchError:
         if argument is None or not _there(unit_name(Path(os.path.abspath(argument)))):
             raise
         folder = Path(argument)
-    name = unit_name(folder := Path(os.path.abspath(folder)))
-    there = _there(name)
-    lines = _clear(name, keep=set())
-    if there and booted():
-        _systemctl("daemon-reload", folder=folder_of_units())
-    if not there:
-        lines = [f"{folder}: no unit is installed for this study"]
-    return lines if booted() else [*lines, "a line in your crontab is yours to take out: crontab -e"]
+    return Path(os.path.abspath(folder))
+
+
+def _none(folder: Path) -> str:
+    return f"{folder}: no unit is installed for this study"
 
 
 def booted() -> bool:

@@ -34,6 +34,8 @@ ExecStart={command}
 KillMode=mixed
 TimeoutStopSec={stop_minutes}min
 SuccessExitStatus=143
+# The kernel's end of a worker for want of memory is the service's to mend: it starts another at the checkpoint.
+OOMPolicy=continue
 {install}"""
 AT_BOOT = """
 [Install]

@@ -159,6 +159,30 @@ def test_print_shows_all_of_it_and_writes_nothing(
     assert (names(config_home), asked()) == ([], [])
 
 
+def test_folders_are_named_as_they_are_seen_from_here(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", "hub")
+    monkeypatch.setenv("NLTK_DATA", "/opt/nltk:words")
+    monkeypatch.setenv("HF_HUB_CACHE", "~/hub")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    printed = nightshift("install", "tiny", "--print").stdout
+    there = str(made).replace("%", "%%")
+    for line in (f"HF_HOME={there}/hub", f"NLTK_DATA=/opt/nltk:{there}/words", "HF_HUB_CACHE=~/hub"):
+        assert f'Environment="{line}"\n' in printed
+    assert 'Environment="CUDA_VISIBLE_DEVICES=0"\n' in printed
+
+
+def test_print_with_remove_removes_nothing(config_home: Path, systemd: Callable[..., Callable[[], list[str]]]) -> None:
+    asked = systemd()
+    assert nightshift("install", "tiny", "--at", "22:00").exit_code == 0
+    there = names(config_home)
+    asked()
+    answer = nightshift("install", "tiny", "--remove", "--print")
+    assert answer.stdout == "".join(f"would remove {config_home / name}\n" for name in there)
+    assert (names(config_home), asked()) == (there, [])
+    assert nightshift("install", "tiny", "--remove").exit_code == 0
+    assert nightshift("install", "tiny", "--remove", "--print").stdout.endswith("no unit is installed for this study\n")
+
+
 def test_a_study_that_never_began_is_begun_by_hand_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     made_study.write_study_file(tmp_path)
