@@ -14,7 +14,8 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -183,7 +184,7 @@ def start(
     if notice := fetching.notice(config, folder):
         _complain(notice)
     asked, budget_s = Asked(), 3600 * (budget or config.study.budget_hours)
-    source = transfer.find(earlier) if earlier else None
+    source = None if earlier is None else transfer.find(earlier)
     ending = _search(config, folder, until or config.study.until, budget_s, asked, source)
     _print(f"\n{config.study.name}: {ending}")
     if ending == STOPPED["asked"]:
@@ -197,10 +198,13 @@ def _search(
 ) -> str:
     from search import loop
     from search.clock import SYSTEM, Deadline
+    from search.progress import duration
     from search.screen import Screen
 
     deadline, screen = Deadline.after_now(until, SYSTEM) if until else None, Screen()
-    with screen.watching() as observe:
+    if deadline:
+        screen.say(f"the night ends at {until}, in {duration(deadline.left_s(SYSTEM))}")
+    with _disk_told(folder), screen.watching() as observe:
         return loop.run(
             config,
             folder,
@@ -212,6 +216,22 @@ def _search(
             asked=asked,
             earlier=earlier,
         )
+
+
+@contextmanager
+def _disk_told(folder: Path) -> Iterator[None]:
+    """Name the folder where a disk is full: the error of a write names no file."""
+    from search.errors import SearchError
+
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise SearchError(
+            f"{folder}: {error.strerror} (or on the disk that takes what this command prints). What was finished is "
+            f"safe: make room, then go on with `nightshift start {shlex.quote(str(folder))}`"
+        ) from None
 
 
 @app.command(rich_help_panel=NIGHT)

@@ -3,6 +3,7 @@ it."""
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -37,7 +38,10 @@ def init(
     from search import home
 
     path = home.write_preset(preset, directory)
-    yield Text(f"wrote {path}: read it, set what is yours, then run\n\n    nightshift start {path}\n")
+    world = shlex.quote(str(path.parent / "world"))
+    first = f"    {home.python()} -P -m train.rehearsal {world}\n" if preset == "rehearsal" else ""
+    start = f"    nightshift start {shlex.quote(str(path))}\n"
+    yield Text(f"wrote {path}: read it, set what is yours, then run\n\n{first}{start}")
 
 
 def plan(

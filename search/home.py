@@ -48,13 +48,13 @@ def study(argument: str | None) -> tuple[StudyConfig, Path]:
     """
     path = _file(argument)
     read = _load(path)
-    return read, path.parent if _is_copy(path) else _folder(path, read.study.name)
+    return read, _own(path) if _is_copy(path) else _folder(path, read.study.name)
 
 
 def folder(argument: str | None) -> Path:
     """The folder of the study that a user means; a study.toml in it need not be valid any more. Raises SearchError."""
     path = _file(argument)
-    return path.parent if _is_copy(path) else _folder(path, _load(path).study.name)
+    return _own(path) if _is_copy(path) else _folder(path, _load(path).study.name)
 
 
 def _load(path: Path) -> StudyConfig:
@@ -66,6 +66,11 @@ def _load(path: Path) -> StudyConfig:
 def _is_copy(path: Path) -> bool:
     """Whether `path` is the study file that a study keeps in its own folder, wherever that was moved to."""
     return path.resolve().parent.parent.name == STUDIES or (path.parent / DATABASE).exists()
+
+
+def _own(path: Path) -> Path:
+    """The folder of a study's own file; by its whole path where the given one, `.` or `..`, does not say its name."""
+    return path.parent if path.parent.name not in ("", "..") else path.parent.resolve()
 
 
 def _folder(path: Path, name: str) -> Path:

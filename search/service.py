@@ -12,10 +12,11 @@ from pathlib import Path
 
 from search.errors import SearchError, StudyBusy
 from storage.attempts import Holder, alive
-from train.rundir import Json, read_json, write_json
+from train.rundir import Json, taken, write_json
 
 LOCK = ".lock"
 FACTS = "service.json"
+ANEW = "the next `nightshift start` writes it anew"
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,8 @@ class Facts:
 
 
 def read(folder: Path) -> Facts | None:
-    """The last service's facts, or None where no service ever ran."""
-    value = read_json(folder / FACTS)
-    return Facts(**{**value, "holder": Holder(**value["holder"])}) if value else None
+    """The last service's facts, or None where no service ever ran. Raises Damaged where the file does not hold them."""
+    return taken(folder / FACTS, lambda found: Facts(**{**found, "holder": Holder(**found["holder"])}), ANEW)
 
 
 class Claim:

@@ -64,6 +64,8 @@ class Earlier:
 
 def find(argument: str) -> Path:
     """The folder of the study that a user means by a name, a folder or a file. Raises SearchError."""
+    if not argument:
+        raise SearchError("--from names no study, as an unset variable of a shell does; name one, or leave --from out")
     path = Path(argument)
     return path if (path / DATABASE).is_file() else home.folder(argument)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,7 +16,7 @@ import made_study
 import pytest
 from typer.testing import CliRunner, Result
 
-from search import home, service
+from search import home, loop, service
 from search.cli import GO_ON, app
 
 COMMANDS = [
@@ -329,6 +331,48 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
         assert (facts := service.read(tmp_path / "studies" / "night"))
         assert facts.is_alive
         started.communicate("")
+
+
+def test_status_names_the_study_of_the_folder_one_stands_in(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(made / "studies" / "tiny")
+    for arguments in ((), (".",)):
+        assert nightshift("status", *arguments).stdout.startswith("tiny ")
+
+
+def test_damaged_facts_of_the_service_are_one_line(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made / "studies", tmp_path / "studies")
+    facts = tmp_path / "studies" / "tiny" / "service.json"
+    for text in ('{"trials_wanted": 3}', "{}", '{"a":'):
+        facts.write_text(text)
+        answer = nightshift("status", "tiny")
+        assert (answer.exit_code, answer.stdout) == (2, "")
+        assert "service.json is damaged" in answer.stderr
+        assert answer.stderr.endswith("the next `nightshift start` writes it anew\n")
+
+
+def test_the_rehearsal_s_study_file_comes_with_the_command_for_its_world() -> None:
+    said = nightshift("init", "a b", "--preset", "rehearsal").stdout
+    assert "-P -m train.rehearsal 'a b/world'\n    nightshift start 'a b/study.toml'\n" in said
+    assert "train.rehearsal" not in nightshift("init", "c").stdout
+
+
+def test_start_from_an_unset_variable_is_refused(made: Path) -> None:
+    answer = nightshift("start", str(made / "study.toml"), "--from", "")
+    assert (answer.exit_code, answer.stdout) == (2, "")
+    assert "--from names no study, as an unset variable of a shell does" in answer.stderr
+
+
+def test_start_says_when_the_night_ends_and_where_a_disk_is_full(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(loop, "run", full)
+    answer = nightshift("start", str(made / "study.toml"), "--until", "03:00")
+    assert answer.exit_code == 2
+    assert re.fullmatch(r"the night ends at 03:00, in \d+[hm] \d\d[ms]\n", answer.stdout)
+    folder = made / "studies" / "tiny"
+    assert answer.stderr.startswith(f"error: {folder}: No space left on device (or on the disk that takes")
+    assert f"make room, then go on with `nightshift start {folder}`" in answer.stderr
 
 
 # freeze, report
