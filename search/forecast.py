@@ -26,7 +26,9 @@ FILE = "costs.json"
 ENOUGH = 5  # ended trials from which their own seconds count, and a final value is told
 RECENT = 20  # trials that show how good the next ones will be
 RECENT_COSTS = 40  # trials that show what the next ones will cost: fewer foretell worse, on replayed nights
-DRIFT = 0.45  # of the costs' spread: how far the next trials' mean lies from that of those; the search moves on
+ALIKE = 4.0  # trials that tell as much of the mean as one apart from others: a search tries like recipes in a row
+DRIFT = 0.25  # of the costs' spread: how far the next trials' mean lies from that of those; the search moves on
+AIMED = 0.2  # of the mean of random recipes: how far that of the ones that a search picks, and stops, lies from it
 SHARED = 0.5  # of a score's variance that all trials have in common, since they answer the same prompts
 SMOOTH = (
     0.75  # of the scores' spread: how far the next ones lie from those seen; chosen on a landscape of random recipes
@@ -49,7 +51,13 @@ class Typical:
         newest = costs_s[-RECENT_COSTS:]
         mean = statistics.fmean(newest)
         spread = statistics.stdev(newest) / mean if len(newest) > 1 and mean else 1.0
-        return cls(mean, spread, spread * math.hypot(1 / math.sqrt(len(newest)), DRIFT))
+        return cls(mean, spread, spread * math.hypot(math.sqrt(ALIKE / len(newest)), DRIFT))
+
+    @classmethod
+    def planned(cls, costs_s: Sequence[float], unsure: float) -> Self:
+        """Of recipes drawn at random, whose seconds are known but for a factor this `unsure`."""
+        mean = statistics.fmean(costs_s)
+        return cls(mean, statistics.pstdev(costs_s) / mean, math.hypot(unsure, AIMED))
 
 
 @dataclass(frozen=True)

@@ -132,9 +132,7 @@ def _whole(prices: Prices, recipe: Recipe) -> Estimate:
 def typical_of(estimates: Sequence[Estimate]) -> forecast.Typical:
     """What a forecast needs of a study whose trials have not ended yet."""
     seconds = [each.seconds for each in estimates]
-    mean = statistics.fmean(seconds)
-    unsure = statistics.median(each.sd_log for each in estimates)
-    return forecast.Typical(mean, statistics.pstdev(seconds) / mean, unsure)
+    return forecast.Typical.planned(seconds, statistics.median(each.sd_log for each in estimates))
 
 
 def ruled_out(config: StudyConfig, spots: Sequence[tuple[Spot, int]], limit_bytes: int) -> list[RuledOut]:

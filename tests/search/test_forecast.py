@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search.forecast import (
+    AIMED,
     ENOUGH,
     FILE,
     Count,
@@ -51,20 +52,29 @@ def test_equal_trials_are_counted_and_unequal_ones_are_less_sure() -> None:
     assert fitting(Typical.of([100.0] * 5), 1050.0) == Count(10, 0.0)
     wide = fitting(Typical.of([50.0, 150.0] * 5), 1050.0)
     assert wide.trials == 10
-    assert 2 < wide.sd < 4
+    assert 2 < wide.sd < 5
     assert fitting(Typical.of([100.0] * 5), 1050.0, wanted=4) == Count(4, 0.0)
     assert fitting(Typical.of([100.0] * 5), 1005.0, running_s=60.0).trials == 10
     assert fitting(Typical.of([100.0]), 0.0).trials == 0
 
 
-def test_the_interval_holds_what_happens() -> None:
+@pytest.mark.parametrize("ended", [5, 10, 30])
+def test_the_interval_holds_what_happens_where_a_trial_is_mostly_like_the_one_before(ended: int) -> None:
     drawn, within = random.Random(0), []
     for _ in range(300):
-        costs = [drawn.choice([60.0, 250.0, 400.0]) for _ in range(60)]
-        count = fitting(Typical.of(costs[:10]), 4000.0)
-        sums = [sum(costs[10 : 10 + n]) for n in range(1, 51)]
-        within.append(abs(sum(total <= 4000.0 for total in sums) - count.trials) <= count.sd)
-    assert 0.55 < statistics.mean(within) < 0.9
+        costs = [250.0]
+        for _ in range(89):
+            costs.append(costs[-1] if drawn.random() < 0.6 else drawn.choice([60.0, 250.0, 400.0]))
+        count = fitting(Typical.of(costs[:ended]), 4000.0)
+        sums = [sum(costs[ended : ended + n]) for n in range(1, 51)]
+        within.append(abs(sum(total <= 4000.0 for total in sums) - count.trials) <= max(count.sd, 0.5))
+    assert 0.55 < statistics.mean(within) < 0.85
+
+
+def test_what_a_search_picks_may_lie_off_what_random_recipes_cost_however_well_that_is_known() -> None:
+    known = Typical.planned([80.0, 120.0], unsure=0.0)
+    assert (known.seconds, known.spread, known.unsure) == (100.0, 0.2, AIMED)
+    assert Typical.planned([80.0, 120.0], unsure=0.5).unsure == pytest.approx(0.5385, abs=1e-4)
 
 
 @settings(max_examples=30)
