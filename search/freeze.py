@@ -2,27 +2,25 @@
 
 From the trial's recipe the freeze changes `examples`, the horizon, and the learning rates, which a longer horizon
 wants lower; nothing else. The horizon is where the run begins: it is corrected on the way, as the pace is measured
-(train.hours). How the file is written is in freeze_file, what its lock holds in freeze_lock, and where each value came
-from in freeze_origins.
+(train.hours). Which trial it is says freeze_best, where its files lie now freeze_moved, how the file is written
+freeze_file, what its lock holds freeze_lock, and where each value came from freeze_origins.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shlex
-from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from objectives import positions
-from objectives.score import Measure, ObjectiveError
-from search import finals_record, freeze_lock, freeze_spare, rules, split, standing, transfer
+from objectives.score import ObjectiveError
+from search import finals_record, freeze_best, freeze_lock, freeze_moved, freeze_spare, rules, transfer
 from search.config import StudyConfig
-from search.errors import FreezeDiffers, NothingToFreeze, SearchError
-from search.finals_record import Pick
+from search.errors import FreezeDiffers
+from search.freeze_best import Best
 from search.freeze_file import FILE, TEMPLATE, code_sha256, command, constant, literal, render
 from search.freeze_origins import changes, origins
 from search.horizon import Correction, Horizon, corrections, examples_per_second, load_seconds, stretch
@@ -33,12 +31,11 @@ from train.environment import versions
 from train.planning.plan import inspect_base, inspect_sources
 from train.recipe import Recipe, RecipeError, digest_of
 from train.rules import Rules, told
-from train.rundir import Json, RunDir, read_json, write_atomic, write_json
+from train.rundir import Json, RunDir, write_atomic, write_json
 
 __all__ = [
     "FILE",
     "TEMPLATE",
-    "Best",
     "check",
     "compose",
     "constant",
@@ -99,22 +96,6 @@ def check(config: StudyConfig, folder: Path) -> None:
 # What is frozen
 
 
-@dataclass(frozen=True)
-class Best:
-    """The trial that is frozen, its run's files, and why this one."""
-
-    record: TrialRecord
-    run: RunDir
-    recipe: Recipe
-    result: Json
-    pick: Pick
-
-    @property
-    def score(self) -> Measure:
-        """Prompt-level strict accuracy on the search's reference set."""
-        return Measure(**self.result["score"]["prompt_strict"])
-
-
 def compose(config: StudyConfig, folder: Path, accepted: Collection[str] = ()) -> Json:
     """Everything that final_run.py holds for this study; the same for the same study."""
     return _made(config, folder, accepted).frozen
@@ -133,9 +114,8 @@ class _Made:
 
 def _made(config: StudyConfig, folder: Path, accepted: Collection[str]) -> _Made:
     records = read(folder / "study.db").trials
-    best = _best(config, folder, records)
+    best = freeze_best.best(config, folder, records)
     objective = _objective(config)
-    _check_there(best, folder)
     base = inspect_base(best.recipe.base.model, best.recipe.base.revision, best.recipe.base.sha256)
     shown = preflight.template(best.recipe, base)
     positions.check_frozen(objective, config.objective.prompts, base.folder, shown, base.context)
@@ -167,26 +147,12 @@ def _made(config: StudyConfig, folder: Path, accepted: Collection[str]) -> _Made
         recipe,
         {**frozen, "sha256": digest_of(frozen)},
         locked,
-        (_picked(config, folder, records, best.pick), *told(recipe, base, data, kept)),
+        (
+            freeze_best.picked(config, folder, records, best.pick),
+            *freeze_moved.lines(best.trained, best.recipe),
+            *told(recipe, base, data, kept),
+        ),
     )
-
-
-def _picked(config: StudyConfig, folder: Path, records: Sequence[TrialRecord], pick: Pick) -> str:
-    """What the final race says of what is frozen; without a winner, which trial is frozen instead, and why."""
-    race = finals_record.kept(folder, records)
-    if race and race.winner is not None:
-        return str(race)
-    frozen = f"frozen is {pick}"
-    if race and not race.next:
-        return f"{race}; {frozen}"
-    if nothing := finals_record.nothing_to_ask(config, split.count(folder)):
-        return f"{nothing}; {frozen}"
-    if not config.study.finalists:
-        return frozen
-    count = min(config.study.finalists, len(standing.whole(records)))
-    who = "the best trial was not asked" if count == 1 else f"the best {count} trials were not compared on"
-    start = shlex.join(["nightshift", "start", str(config.path)])
-    return f"{race or f'{who} fresh prompts yet'}; {frozen}; `{start}` goes on to that race"
 
 
 def _accepted(folder: Path, accepted: Collection[str]) -> set[str]:
@@ -196,52 +162,6 @@ def _accepted(folder: Path, accepted: Collection[str]) -> set[str]:
     except (OSError, FreezeDiffers, KeyError, ValueError):
         before = {}
     return {*accepted, *(name for name, licence in before.items() if licence.by == "accepted")}
-
-
-def _best(config: StudyConfig, folder: Path, records: Sequence[TrialRecord]) -> Best:
-    pick = finals_record.pick(folder, records)
-    if pick is None:
-        states = ", ".join(f"{count} {state}" for state, count in sorted(_states(records).items())) or "it has none"
-        raise NothingToFreeze(
-            f"no trial of the study {config.study.name!r} is complete ({states}); go on with "
-            f"`nightshift start {config.path}`"
-        )
-    record = next(record for record in records if record.number == pick.trial)
-    run = RunDir(folder / "runs" / f"{record.number:03d}")
-    best = _read(record, run, pick)
-    if best is None:
-        raise SearchError(
-            f"{run.path}: the files of trial {record.number}, the best one, are not there any more, or not as this "
-            "version writes them (recipe.json and result.json); put the folder back, or freeze with the version that "
-            "ran the study"
-        )
-    return best
-
-
-def _read(record: TrialRecord, run: RunDir, pick: Pick) -> Best | None:
-    try:
-        result = read_json(run.result)
-        best = Best(record, run, run.recipe(), result or {}, pick)
-        assert best.score.n > 0
-    except (OSError, ValueError, KeyError, TypeError, AssertionError):
-        return None
-    return best
-
-
-def _check_there(best: Best, folder: Path) -> None:
-    """Raise RecipeError where a file or folder that the trial was trained with is not where it was."""
-    model = Path(best.recipe.base.model)
-    paths = [*([model] if model.is_absolute() else []), *(Path(folder, s.path) for s in best.recipe.sources if s.path)]
-    for path in paths:
-        if not path.exists():
-            raise RecipeError(
-                f"{path}, which trial {best.record.number} was trained with, is not there any more: put it back there; "
-                "a recipe is frozen with the paths that it was trained with, whatever study.toml says now"
-            )
-
-
-def _states(records: Sequence[TrialRecord]) -> Counter[str]:
-    return Counter("infeasible" if "infeasible" in r.user_attrs else r.state for r in records)
 
 
 def _objective(config: StudyConfig) -> Json:
@@ -276,11 +196,11 @@ def _origin(
         "trial": best.record.number,
         "picked": str(best.pick),
         "prior": best.record.user_attrs.get("prior"),
-        "recipe_sha256": best.recipe.digest,
+        "recipe_sha256": best.trained.digest,
         "score": best.score.model_dump(),
         "race": finals_record.won(folder, records),
         "base_score": base.model_dump() if base else None,
-        "trials": dict(sorted(_states(records).items())),
+        "trials": dict(sorted(freeze_best.states(records).items())),
         "values": values,
         "changes": changes(config, best.recipe, horizon, rates),
     }

@@ -12,7 +12,7 @@ import made_study
 import pytest
 
 from objectives.score import ObjectiveError
-from search import freeze, standing, view
+from search import config, freeze, standing, view
 from search.errors import FreezeDiffers, NothingToFreeze, SearchError
 from storage import records
 from storage.db import StorageError
@@ -271,12 +271,49 @@ def test_changed_data_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["model", "plain.jsonl"])
-def test_what_was_moved_is_to_be_put_back(tmp_path: Path, name: str) -> None:
+def test_what_lies_nowhere_any_more_is_to_be_put_back(tmp_path: Path, name: str) -> None:
     file = made_study.write_study_file(tmp_path)
     made = made_study.MadeStudy(file, tmp_path / "studies" / "tiny", states="C")
     (tmp_path / name).rename(tmp_path / "moved")
-    with pytest.raises(RecipeError, match=rf"{name}, which trial 0 was trained with, .* put it back there"):
+    said = rf"{name}, which trial 0 was trained with, .* put it back there, or name its new place in study\.toml"
+    with pytest.raises(RecipeError, match=said):
         freeze.freeze(made.config, made.folder)
+    (tmp_path / "other.jsonl").write_text('{"prompt": "another", "response": "row"}\n' * 2)
+    other = "chat.jsonl" if name == "plain.jsonl" else "other.jsonl"  # what lies there is not what was pinned
+    file.write_text(file.read_text().replace(f'"{name}"', f'"{other}"'))
+    with pytest.raises(RecipeError, match=said):
+        freeze.freeze(config.load(file), made.folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("model", "base: taken from {now} instead of {before}; its content is the one that the trial was trained with"),
+        ("plain.jsonl", "plain: taken from {now} instead of {before}; its content is the one that the trial was "),
+        ("prompts.jsonl", None),  # with which the data were compared
+    ],
+)
+def test_what_was_moved_is_taken_from_where_the_study_file_names_it(
+    tmp_path: Path, name: str, line: str | None
+) -> None:
+    file = made_study.write_study_file(tmp_path)
+    made = made_study.MadeStudy(file, tmp_path / "studies" / "tiny", states="C")
+    before = freeze.constant(freeze.freeze(made.config, made.folder))
+    (tmp_path / name).rename(tmp_path / f"moved-{name}")
+    file.write_text(file.read_text().replace(f'"{name}"', f'"moved-{name}"'))
+    moved, said = config.load(file), []
+    with pytest.raises(FreezeDiffers, match="is not what the study says now"):
+        freeze.check(moved, made.folder)
+    frozen = freeze.constant(freeze.freeze(moved, made.folder, say=said.append))
+    places = json.dumps(frozen["recipe"])
+    assert str(tmp_path / f"moved-{name}") in places
+    assert f'"{tmp_path / name}"' not in places
+    assert recipe_in(frozen).base.sha256 == recipe_in(before).base.sha256
+    assert frozen["origin"]["recipe_sha256"] == before["origin"]["recipe_sha256"]  # the trial's, as it was trained
+    if line:
+        told = line.format(now=tmp_path / f"moved-{name}", before=tmp_path / name)
+        assert any(each.startswith(told) for each in said)
+    freeze.check(moved, made.folder)
 
 
 def test_missing_prompts_are_named(tmp_path: Path) -> None:
