@@ -20,7 +20,7 @@ import os
 import random
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -31,8 +31,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file
 
-from train.horizon import Decision
 from train.model import Tensors, save_tensors
+from train.position import Position
 from train.rundir import Json, RunDir, fsync_folder, read_json
 
 KEPT = 2
@@ -41,24 +41,6 @@ _MANIFEST = "manifest.json"
 _LIBRARIES = ("accelerate", "bitsandbytes", "numpy", "peft", "safetensors", "torch", "transformers", "trl")
 
 Parameters = Mapping[str, torch.nn.Parameter]
-
-
-@dataclass(frozen=True)
-class Position:
-    """How far a run is: steps done, tokens seen, process seconds used, and the bits per byte of the rungs passed.
-
-    Of a run whose end is decided on the way also the decisions in force (see train.horizon), and the rung that measured
-    `best_value`, the lowest, with its step's checkpoint kept; `worse` rungs in a row since then were clearly higher.
-    """
-
-    step: int = 0
-    tokens: int = 0
-    seconds: float = 0.0
-    rungs: dict[str, float] = field(default_factory=dict)
-    decisions: tuple[Decision, ...] = ()
-    best_step: int = 0
-    best_value: float = 0.0
-    worse: int = 0
 
 
 @dataclass(frozen=True)
@@ -120,7 +102,7 @@ def save(
     `parameters` are the trained weights by name. Raises OSError where it cannot be written; those before it are then
     as they were.
     """
-    name = f"step-{position.step:08d}"
+    name = step_name(position.step)
     staged, path = run.checkpoints / f"{_STAGED}{name}", run.checkpoints / name
     _remove_staged(run)
     staged.mkdir(parents=True)
@@ -154,15 +136,18 @@ def damaged(run: RunDir, found: Checkpoint | None) -> list[str]:
 
 def at_step(run: RunDir, step: int) -> Checkpoint | None:
     """The checkpoint of `run` at `step`, if it is there and verifies."""
-    return _verified(run, run.checkpoints / f"step-{step:08d}")
+    return _verified(run, run.checkpoints / step_name(step))
+
+
+def step_name(step: int) -> str:
+    """What the folder of the checkpoint at `step` is called."""
+    return f"step-{step:08d}"
 
 
 def _verified(run: RunDir, path: Path) -> Checkpoint | None:
     if not _verifies(path, run.recipe().digest):
         return None
-    position = (read_json(path / "state.json") or {})["position"]
-    decisions = tuple(Decision(**each) for each in position["decisions"])
-    return Checkpoint(path, Position(**{**position, "decisions": decisions}))
+    return Checkpoint(path, Position.of((read_json(path / "state.json") or {})["position"]))
 
 
 def discard(run: RunDir) -> None:

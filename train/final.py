@@ -32,9 +32,15 @@ if TYPE_CHECKING:
     from train.loop import Trained
     from train.model import LoadedBase
 
+_ENDED = {
+    "turned": "the held-out loss had turned",
+    "replayed": "where the run ended that it makes again",
+    "data": "the data bear no more",
+    "recipe": "all steps that were frozen",
+}
 FACTS = (  # in trained.json
     *("outcome", "ended", "steps", "examples", "tokens", "seconds", "rungs", "peak_memory_bytes"),
-    *("trainable_parameters", "adapter_step"),
+    *("trainable_parameters", "back_to"),
 )
 RUNGS = tuple(tenth / 10 for tenth in range(1, 11))  # the probe is measured at each tenth of the horizon
 LEASE = 0.01  # of a short allowance, what a kill may cost at most
@@ -65,8 +71,7 @@ def trained(run: RunDir) -> Json | None:
     """What training gave, or None while it is not done: the fields of train.trained.Trained but for the model, with
 
     seconds   train: process seconds used in all
-    ended     why the run ended where it did (train.horizon.Why, or "replayed"), and `adapter_step` the step that the
-              adapter is of
+    ended     why the run ended where it did (train.horizon.Why, or "replayed")
     """
     return taken(run.path / "trained.json", _whole, "put the whole file back; the run would have to be made again")
 
@@ -192,7 +197,7 @@ def longest_pause_s(run: RunDir) -> float:
     for event in run.read_events():
         if event.get("event") == "step":
             stepped = event["seconds"]
-        elif event.get("event") in ("rung", "checkpoint"):
+        elif event.get("event") in ("rung", "checkpoint", "edge"):
             longest = max(longest, event["seconds"] - stepped)
         else:
             stepped = math.inf
@@ -228,16 +233,9 @@ def spent(result: Json, hours: float) -> str:
 
 
 def ended(result: Json) -> str:
-    """Why a run ended where it did, as the end of a sentence."""
-    match result["ended"]:
-        case "turned":
-            best = result["adapter_step"]
-            return f"the held-out loss had turned: the adapter is that of step {best:,} of {result['steps']:,}"
-        case "replayed":
-            return "where the run ended that it makes again"
-        case "data":
-            return "the data bear no more"
-        case "recipe":
-            return "all steps that were frozen"
-        case _:
-            return "its hours are used"
+    """Why a run ended where it did, and what it went back to, as the end of a sentence."""
+    why = _ENDED.get(result["ended"], "its hours are used")
+    if not (best := result["back_to"]):
+        return why
+    risen = "" if result["ended"] == "turned" else "; the held-out loss had risen by then"
+    return f"{why}{risen}: what was learned up to step {best:,} of {result['steps']:,} was kept"

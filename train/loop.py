@@ -5,11 +5,12 @@ Lines of events.jsonl that are written here, by their "event":
     data         fingerprint of everything that is trained on; sources: the fields of SourceUse, by name
     step         the fields of StepFacts; of a step that was made again after a kill, the last line counts
     rung         fraction, step, bits_per_byte, seconds
+    edge         step, bits_per_byte, seconds: the end of the supervised stage, where no rung is
     turned       step; best: the step of the lowest rung, whose adapter is kept
     checkpoint   step, seconds
     damaged      checkpoints: the names of those that did not verify, and were passed over
     resumed      step: the checkpoint that an attempt began with; what follows it replaces later steps before it
-    best         step: whose weights the adapter has, where the held-out loss had turned
+    best         step: whose weights the supervised stage ends with, since the held-out loss had risen by its end
     completed, pruned, stopped   step: how an attempt ended
 """
 
@@ -28,7 +29,7 @@ from typing import Any
 import torch
 import transformers
 
-from train.checkpoint import Checkpoint, Position, at_step, damaged, newest, save
+from train.checkpoint import Checkpoint, at_step, damaged, newest, save, step_name
 from train.data import splits as data
 from train.data.splits import Splits
 from train.forecast import Forecast
@@ -45,6 +46,7 @@ from train.model import (
     untouched,
 )
 from train.phases import PhaseSeconds
+from train.position import Position
 from train.probe import bits_per_byte
 from train.recipe import Recipe
 from train.rundir import RunDir
@@ -57,8 +59,6 @@ from train.watch import StepFacts, Unwatched, Watch
 __all__ = ["OutOfMemory", "StepFacts", "Trained", "TrainingFailed", "Unwatched", "Watch", "save_adapter", "train"]
 
 RUNGS = (0.25, 0.5, 1.0)
-CLEARLY = 1.005  # a rung that is this many times the best one has risen
-TURNED = 2  # so many of them in a row mean that the held-out loss has turned
 
 
 def train(
@@ -131,7 +131,6 @@ class _Attempt:
         self.position = self.checkpoint.position if self.checkpoint else Position()
         self.earlier_s = self.position.seconds
         self.saved_at = time.monotonic()
-        self.adapter_step: int | None = None
         self.forecast = Forecast(planned_step_s(self.recipe, self.base))
 
     def go(self) -> None:
@@ -161,15 +160,16 @@ class _Attempt:
         return now.sft_steps if stage == "sft" else now.steps
 
     def take_best(self) -> None:
-        """At the end of a supervised stage in which the held-out loss has turned: go back to the best weights."""
-        turned = any(decision.why == "turned" for decision in self.horizon.course.decisions)
-        if not turned or self.position.step != self.end_of("sft"):
+        """At the end of a supervised stage, where the held-out loss has clearly risen: go back to the best weights."""
+        if self.position.step != self.end_of("sft") or not self.position.has_risen:
             return
-        self.adapter_step = self.position.step
         if best := at_step(self.run, self.position.best_step):
             set_adapter_tensors(self.model, best.adapter())
-            self.adapter_step = self.position.best_step
-        self.run.append_event({"event": "best", "step": self.adapter_step})
+            self.position = replace(self.position, back_to=best.position.step)
+            self.run.append_event({"event": "best", "step": best.position.step})
+        else:
+            name = step_name(self.position.best_step)
+            self.run.append_event({"event": "damaged", "checkpoints": [name]})
 
     def train_stage(self, stage: Stage) -> None:
         """Make the steps of `stage` that are left, or as many as the watch allows."""
@@ -231,7 +231,7 @@ class _Attempt:
         return [f for f in self.rungs if step in {c.step_at(f) for c in courses} and str(f) not in self.position.rungs]
 
     def pass_rungs(self, due: Sequence[float]) -> None:
-        """Measure, once, and report the rungs that are due."""
+        """Measure, once, and report the rungs that are due; measure the end of the supervised stage, too."""
         value = None
         for fraction in due:
             if self.outcome is not None:
@@ -242,8 +242,13 @@ class _Attempt:
             self.run.append_event({"event": "rung", **facts, "seconds": self.elapsed_s()})
             if not self.watch.rung(fraction, self.position.step, value):
                 self.outcome = "pruned"
-        if value is not None and self.horizon.keeps_best and self.position.step <= self.end_of("sft"):
-            self.compare(value)
+        if self.horizon.keeps_best and self.position.step <= (end := self.end_of("sft")):
+            if value is None and 0 < self.position.step == end:
+                value = self.probed()
+                facts = {"step": end, "bits_per_byte": value, "seconds": self.elapsed_s()}
+                self.run.append_event({"event": "edge", **facts})
+            if value is not None:
+                self.compare(value)
 
     def probed(self) -> float:
         """The probe at this step."""
@@ -254,13 +259,9 @@ class _Attempt:
         return value
 
     def compare(self, value: float) -> None:
-        """Whether the held-out loss is the lowest so far, or has turned, which ends the supervised stage."""
-        at = self.position
-        if not at.best_step or value < at.best_value:
-            self.position = replace(at, best_step=at.step, best_value=value, worse=0)
-            return
-        self.position = replace(at, worse=at.worse + 1 if value > CLEARLY * at.best_value else 0)
-        if self.position.worse >= TURNED:
+        """Keep the lowest held-out loss in mind; where it has turned, let a supervised stage under way end here."""
+        self.position = at = self.position.measured(value)
+        if at.has_turned and at.step < self.end_of("sft"):
             self.run.append_event({"event": "turned", "step": at.step, "best": at.best_step})
             self.horizon.turned("sft", at.step)
 
@@ -316,7 +317,7 @@ class _Attempt:
             rungs={float(fraction): value for fraction, value in self.position.rungs.items()},
             peak_memory_bytes=peak_memory_bytes(self.base.device),
             trainable_parameters=trainable_parameters(self.model),
-            adapter_step=self.position.step if self.adapter_step is None else self.adapter_step,
+            back_to=self.position.back_to,
         )
 
 

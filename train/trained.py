@@ -21,8 +21,8 @@ class Trained:
 
     `steps`, `examples`, `tokens` and `rungs` (bits per byte by fraction) are the run's, over all attempts; `seconds` by
     phase (data, train, probe, save) are this call's. `peak_memory_bytes` is the device's during this call; on the CPU
-    it is the largest that this process ever was. `adapter_step` is the step whose weights the adapter has: the last
-    one, or the best one where the held-out loss had turned.
+    it is the largest that this process ever was. `back_to` is the step whose weights the supervised stage ended with,
+    since the held-out loss was clearly higher at its end; 0 where it ended with those of its last step.
     """
 
     outcome: Outcome
@@ -34,7 +34,7 @@ class Trained:
     rungs: dict[float, float]
     peak_memory_bytes: int
     trainable_parameters: int
-    adapter_step: int
+    back_to: int
 
 
 def planned_step_s(recipe: Recipe, base: LoadedBase) -> float | None:

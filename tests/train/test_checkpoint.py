@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_train import make_recipe
 
-from train.checkpoint import KEPT, Checkpoint, Position, discard, newest, save
+from train.checkpoint import KEPT, Checkpoint, discard, newest, save
+from train.position import Position
 from train.recipe import Recipe
 from train.rundir import RunDir
 from train.stage import make_optimizer

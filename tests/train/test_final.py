@@ -68,7 +68,8 @@ def uninterrupted(long_recipe: Recipe, tmp_path_factory: pytest.TempPathFactory)
 def test_a_run_leaves_its_adapter_and_its_facts(long_recipe: Recipe, uninterrupted: RunDir) -> None:
     facts = final.trained(uninterrupted)
     assert facts is not None
-    assert (facts["outcome"], facts["ended"], facts["adapter_step"]) == ("completed", "data", 20)
+    assert (facts["outcome"], facts["ended"], facts["back_to"]) == ("completed", "data", 0)
+    assert facts.keys() == set(final.FACTS)
     assert (facts["steps"], facts["examples"]) == (20, 80)
     assert [float(fraction) for fraction in facts["rungs"]] == list(final.RUNGS)
     assert facts["seconds"]["train"] > 0

@@ -74,12 +74,12 @@ def test_a_run_that_overfits_keeps_its_best_adapter_and_is_made_again(base_folde
     facts = final.trained(run)
     assert facts is not None
     assert facts["ended"] == "turned"
-    assert (facts["adapter_step"], facts["steps"]) == (28, 36)
+    assert (facts["back_to"], facts["steps"]) == (28, 36)
     again = made_again(recipe, run, limits)
     assert adapter(again) == adapter(run)
     told = final.trained(again)
     assert told is not None
-    assert told["adapter_step"] == facts["adapter_step"]
+    assert told["back_to"] == facts["back_to"]
 
 
 @pytest.mark.slow
