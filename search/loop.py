@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,7 +19,6 @@ from search import (
     finals_record,
     forecast,
     notes,
-    plan_choice,
     plan_night,
     ranking,
     service,
@@ -38,14 +37,13 @@ from search.config import StudyConfig
 from search.cost_record import Known
 from search.errors import WorkerFailed
 from search.finals_night import FinalRace
+from search.fit import Fit
 from search.launcher import Worker, end_orphan
-from search.parameters import Value
 from search.study import OpenTrial, Study
 from search.workbench import Start, Task, Workbench
 from storage import db, trials
 from storage.ledger import Ledger
 from train.planning import plan
-from train.recipe import Recipe
 from train.rundir import Json, RunDir, read_json, write_atomic
 
 SHOW_EVERY_S = 0.5
@@ -133,6 +131,7 @@ class Night:
 
     def __post_init__(self) -> None:
         self.known = {record.number for record in self.study.records() if record.finished}  # before this night
+        self.fit = Fit(self.config, self.survey, self.study)
         self.bench = Workbench(
             config=self.config,
             folder=self.folder,
@@ -182,7 +181,7 @@ class Night:
         if ending := self._over():
             return ending
         run.create(space.recipe(self.config, {}, self.survey))
-        task = Task(run, "base", self._plan(run.recipe()), self.budget_s, self._over, compared=self._compared(0))
+        task = Task(run, "base", self.fit.plan(run.recipe()), self.budget_s, self._over, compared=self._compared(0))
         result, ending = self.bench.until_ended(task)
         if result and result["outcome"] == "failed":
             raise WorkerFailed(f"{run.path}: scoring the base model failed: {result['reason']}\n{self._log_hint()}")
@@ -190,19 +189,19 @@ class Night:
 
     def _trial(self) -> Ending | None:
         """Work on the next trial until it ended; returns why the night is over, if it is."""
-        limit = self._limit_bytes()
+        limit = self.fit.limit_bytes()
         load, runs = self.bench.worker is None, self.folder / "runs"
         purse = plan_night.purse(self.config, self.survey, runs, self.seen, self._left(), load=load)
         try:
-            trial = self.study.next_trial(lambda params: self._fits(params, limit), purse.excess)
+            trial = self.study.next_trial(lambda params: self.fit.fits(params, limit), purse.excess)
         except NothingAffordable:
             return Ending(purse.ending(), settled=True)
         run = RunDir(self.folder / "runs" / f"{trial.number:03d}")
         if not run.recipe_path.exists():
             run.create(space.recipe(self.config, trial.params, self.survey))
         recipe = run.recipe()
-        planned = self._plan(recipe)
-        if misfit := self._misfit(trial, recipe, planned):
+        planned = self.fit.plan(recipe)
+        if misfit := self.fit.misfit(trial, recipe, planned):
             self.study.set_infeasible(trial, misfit)
             why = faults.too_many_misfits(self.study.records())
             return Ending(why) if why else None
@@ -229,7 +228,7 @@ class Night:
 
     def _race(self, why: str) -> str:
         """Let the best trials race, as far as the night lasts; returns why the night is over."""
-        race = FinalRace(self.config, self.folder, self.survey, self.study, self.bench, self._plan)
+        race = FinalRace(self.config, self.folder, self.survey, self.study, self.bench, self.fit.plan)
         ending = race.work(self.budget_s, self._stopped, self.show)
         return ending.why if ending and not ending.settled else "; ".join(filter(None, [why, race.said()]))
 
@@ -249,25 +248,6 @@ class Night:
 
     def _left(self) -> Left:
         return Left(self.budget_s, self.ledger.spent_s(), self._deadline_s(), self.kept_s)
-
-    def _plan(self, recipe: Recipe) -> plan.Plan:
-        device, context = self.config.machine.device, plan_choice.context_bytes(self.config, self.survey)
-        return plan.plan(recipe, self.survey.base, device, context)
-
-    def _limit_bytes(self) -> int | None:
-        """The memory that there is; less of it counts once a trial ran out of what the plan gave it."""
-        return faults.limit_bytes(plan_choice.limit_bytes(self.config, self.survey), self.study.records())
-
-    def _fits(self, params: Mapping[str, Value], limit: int | None) -> bool:
-        recipe = space.recipe(self.config, params, self.survey)
-        return not plan_choice.misfit(recipe, self.config, self.survey, limit)
-
-    def _misfit(self, trial: OpenTrial, recipe: Recipe, planned: plan.Plan) -> str:
-        """Why the trial does not fit the memory."""
-        limit = self._limit_bytes()
-        if limit is not None:
-            self.study.constrain(trial, planned.peak_bytes / limit - 1.0)
-        return plan_choice.misfit(recipe, self.config, self.survey, limit)
 
     def _tell(self, trial: OpenTrial, run: RunDir, planned: plan.Plan, result: Json) -> None:
         gpu_seconds = sum(attempt.charged_s for attempt in self.ledger.attempts(trial.number))
