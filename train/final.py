@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from train.clock import LEASE_S, Clock, spelled
+from train.deadline import HoursOver, deadline
 from train.decisions import FILE, Decisions
 from train.hours import LATEST, ByHours, Replayed
 from train.imports import collector_paused
@@ -43,6 +45,7 @@ FACTS = (  # in trained.json
     *("trainable_parameters", "back_to"),
 )
 RUNGS = tuple(tenth / 10 for tenth in range(1, 11))  # the probe is measured at each tenth of the horizon
+END = 0.999  # share of the allowance at which a start that is still at work is broken off
 LEASE = 0.01  # of a short allowance, what a kill may cost at most
 
 
@@ -99,76 +102,101 @@ def train_within(recipe: Recipe, run: RunDir, device: str, limits: Limits, signa
     if until:
         show(f"everything is to be saved before {until.told}")
     run.append_event({"event": "start"})
-    over = not decisions.replayed and clock.spent_s + needed_s >= LATEST * limits.allowance_s
-    with nullcontext() if over else clock:
-        base = _loaded(recipe, device)
-        if clock.left_s <= 0 and not over and not decisions.replayed:
-            _use_no_more(run, clock, limits.allowance_s)
-            over = True
-        if over:
-            show("no time is left for a further step: the newest checkpoint is the result")
-        horizon = _horizon(recipe, run, limits, decisions, clock, over)
-        witness = Witness(run, horizon, clock, limits.allowance_s, signals, until, show)
-        signals.patient = True
-        made = _made(recipe, run, base, witness, horizon, limits, over)
-        signals.patient = False
-        if made.outcome != "completed":
-            raise witness.stopped()
+    start = _Start(recipe, run, device, limits, signals, show, decisions, clock)
+    made = None
+    if decisions.replayed or clock.spent_s + needed_s < LATEST * limits.allowance_s:
+        made = start.within_hours()
+    if made is None:
+        show("no time is left for a further step: the newest checkpoint is the result")
+        made = start.made(over=True)
     decisions.end(made.steps)
-    write_json(run.path / "trained.json", _facts(made, horizon, clock.spent_s))
+    write_json(run.path / "trained.json", _facts(made, start.horizon, clock.spent_s))
     _discard(run)
     if signals.number:
         raise Stopped.by(signals.number)
-    return base
+    return start.base
+
+
+@dataclass
+class _Start:
+    """One start of a run; its base model is loaded once, and is without the adapter in between."""
+
+    recipe: Recipe
+    run: RunDir
+    device: str
+    limits: Limits
+    signals: Signals
+    show: Show
+    decisions: Decisions
+    clock: Clock
+    horizon: ByHours | Replayed = field(init=False)
+
+    @cached_property
+    def base(self) -> LoadedBase:
+        return _loaded(self.recipe, self.device)
+
+    def within_hours(self) -> Trained | None:
+        """Train on, by the clock; None where the hours run out before a step more is saved, and a checkpoint is there.
+
+        Whatever is done when they do is broken off, so that no more than the hours are used.
+        """
+        before_s, last_s = self.clock.before_s, END * self.limits.allowance_s
+        try:
+            with self.clock:
+                _import()  # what is broken off there cannot be begun again in this process
+                with nullcontext() if self.decisions.replayed else deadline(self.clock, last_s):
+                    return self.made(over=False)
+        except HoursOver:
+            if "base" not in vars(self) and not any(self.run.checkpoints.glob("step-*")):
+                used_s = self.clock.spent_s - before_s
+                raise RecipeError(_too_few(used_s, before_s, self.limits.allowance_s)) from None
+            return None
+
+    def made(self, *, over: bool) -> Trained:
+        """Train, from the newest checkpoint on, or end there where the hours are `over`."""
+        from train import checkpoint, loop, model
+
+        base, run, limits = self.base, self.run, self.limits
+        if over and checkpoint.newest(run) is None:
+            raise Failed(f"the hours are used up, and {run.path} has no checkpoint; move it away and begin anew")
+        self.horizon = _horizon(self.recipe, run, limits, self.decisions, self.clock, over)
+        witness = Witness(run, self.horizon, self.clock, limits.allowance_s, self.signals, limits.until, self.show)
+        every_s = 60 * limits.checkpoint_minutes
+        self.signals.patient = True
+        try:
+            made = loop.train(
+                self.recipe, run, base, watch=witness, rungs=RUNGS, checkpoint_every_s=every_s, horizon=self.horizon
+            )
+        except loop.TrainingFailed as error:
+            raise Failed(str(error)) from error
+        except OSError as error:
+            where = error.filename or run.path
+            raise Failed(f"{where}: {error.strerror or error}; mend that, and start again: it goes on") from error
+        self.signals.patient = False
+        model.drop_adapter(made.model)
+        if made.outcome != "completed":
+            raise witness.stopped()
+        return made
+
+
+def _import() -> None:
+    with collector_paused():
+        from train import loop
+
+        assert loop  # with all of its libraries
 
 
 def _loaded(recipe: Recipe, device: str) -> LoadedBase:
-    with collector_paused():
-        from train import loop, model
+    _import()
+    from train import model
 
-        assert loop  # its libraries are imported, too, while the collector rests
     return model.load_base(recipe.base, recipe.threads, device)
-
-
-def _use_no_more(run: RunDir, clock: Clock, allowance_s: float) -> None:
-    """Stop the clock of a start whose loading has used up the hours, if there is a checkpoint to take as the result."""
-    from train import checkpoint
-
-    if checkpoint.newest(run) is None:
-        raise RecipeError(_too_few(clock.here_s, clock.before_s, allowance_s))
-    clock.close()
 
 
 def _discard(run: RunDir) -> None:
     from train import checkpoint
 
     checkpoint.discard(run)
-
-
-def _made(
-    recipe: Recipe,
-    run: RunDir,
-    base: LoadedBase,
-    witness: Witness,
-    horizon: ByHours | Replayed,
-    limits: Limits,
-    over: bool,
-) -> Trained:
-    """Train, from the newest checkpoint on; the base is afterwards without the adapter."""
-    from train import checkpoint, loop, model
-
-    if over and checkpoint.newest(run) is None:
-        raise Failed(f"the hours are used up, and {run.path} has no checkpoint; move it away and begin anew")
-    every_s = 60 * limits.checkpoint_minutes
-    try:
-        made = loop.train(recipe, run, base, watch=witness, rungs=RUNGS, checkpoint_every_s=every_s, horizon=horizon)
-    except loop.TrainingFailed as error:
-        raise Failed(str(error)) from error
-    except OSError as error:
-        where = error.filename or run.path
-        raise Failed(f"{where}: {error.strerror or error}; mend that, and start again: it goes on") from error
-    model.drop_adapter(made.model)
-    return made
 
 
 def _clock(run: RunDir, limits: Limits) -> Clock:
@@ -207,8 +235,8 @@ def longest_pause_s(run: RunDir) -> float:
 def _too_few(here_s: float, before_s: float, allowance_s: float) -> str:
     earlier = f", of which earlier starts had used {before_s:.0f}" if before_s else ""
     return (
-        f"loading alone took {here_s:.0f} seconds, and the run may use {allowance_s:.0f}{earlier}: give it at least "
-        f"{2 * here_s / 3600:.2g} hours (`hours` under [final] in its study.toml), and freeze again"
+        f"loading took all that was left, {here_s:.0f} seconds, and was not done; the run may use {allowance_s:.0f}"
+        f"{earlier}: give it more hours (`hours` under [final] in its study.toml), and freeze again"
     )
 
 

@@ -18,7 +18,7 @@ import pytest
 import tiny
 from tiny_train import make_recipe
 
-from train import final, status
+from train import final, loop, status
 from train.clock import spelled
 from train.decisions import FILE, Decisions
 from train.final import Limits
@@ -159,7 +159,9 @@ def test_hours_that_are_used_up_without_a_checkpoint_are_told(long_recipe: Recip
 
 
 def test_hours_that_loading_uses_up_are_too_few(long_recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"loading alone took \d+ seconds, and the run may use 0: give it at least"):
+    with pytest.raises(
+        RecipeError, match=r"loading took all that was left, 0 seconds, and was not done; .* more hours"
+    ):
         train(long_recipe, RunDir(tmp_path / "final"), hours=1e-6)
 
 
@@ -169,8 +171,8 @@ def test_what_earlier_starts_used_is_not_told_as_loading(
     run = RunDir(tmp_path / "final")
     run.path.mkdir()
     write_json(run.clock, {"spent_s": 100.0})
-    slow_to_load(monkeypatch, 1.5)
-    said = r"took \d seconds, and the run may use 101, of which earlier starts had used 100:"
+    slow_to_load(monkeypatch, 60.0)
+    said = r"left, 1 seconds, and was not done; the run may use 101, of which earlier starts had used 100: give it more"
     with pytest.raises(RecipeError, match=said):
         train(long_recipe, run, hours=101 / 3600)
 
@@ -252,12 +254,77 @@ def test_hours_that_run_out_while_a_later_start_loads_keep_the_newest_checkpoint
     with pytest.raises(Stopped):
         train(long_recipe, run, interrupter(signal.SIGTERM, 4))
     left_s = 2 * final._needed_s(run) + 0.1
-    write_json(run.clock, {"spent_s": 100.0 * LATEST - left_s})
-    slow_to_load(monkeypatch, left_s + 100.0 * (1 - LATEST))
-    train(long_recipe, run, hours=100 / 3600)
+    write_json(run.clock, {"spent_s": 1000.0 * LATEST - left_s})
+    late_once(monkeypatch, final, "_loaded")
+    train(long_recipe, run, hours=1000 / 3600)
+    kept_after_4_steps(run, 1000.0)
+
+
+def kept_after_4_steps(run: RunDir, allowance_s: float) -> None:
+    """The run ended with the checkpoint of step 4, and used no more than its hours, but nearly all of them."""
     facts = final.trained(run)
     assert facts is not None
     assert (facts["ended"], facts["steps"]) == ("hours", 4)
+    assert 0.998 * allowance_s <= facts["seconds"]["train"] <= allowance_s
+
+
+@pytest.mark.parametrize("where", ["data", "step", "probe", "adapter"])
+def test_whatever_takes_far_longer_than_before_is_broken_off_within_the_hours(
+    long_recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    run = RunDir(tmp_path / "final")
+    with pytest.raises(Stopped):
+        train(long_recipe, run, interrupter(signal.SIGTERM, 4))
+    write_json(run.clock, {"spent_s": 994.0})
+    fakes = {"data": (loop.data, "splits"), "probe": (loop, "bits_per_byte"), "adapter": (loop, "fresh_adapter")}
+    if where in fakes:
+        late_once(monkeypatch, *fakes[where])
+
+    def show(line: str) -> None:
+        if where == "step" and line.startswith("step 5 of"):
+            time.sleep(60)
+
+    lines: list[str] = []
+    train(long_recipe, run, lambda line: (lines.append(line), show(line))[0], hours=1000 / 3600)
+    assert "no time is left for a further step: the newest checkpoint is the result" in lines
+    kept_after_4_steps(run, 1000.0)
+    again = RunDir(tmp_path / "again")
+    again.path.mkdir()
+    Decisions(again.path / FILE, long_recipe).take(run.path / FILE)
+    train(long_recipe, again)
+    assert digest(again) == digest(run)
+
+
+def late_once(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> None:
+    """A function that takes a minute when it is called for the first time."""
+    function, calls = getattr(module, name), list[str]()
+
+    def late(*args: Any, **kwargs: Any) -> Any:
+        calls.append(name)
+        time.sleep(60 if len(calls) == 1 else 0)
+        return function(*args, **kwargs)
+
+    monkeypatch.setattr(module, name, late)
+
+
+def test_hours_that_one_step_uses_up_are_told(long_recipe: Recipe, tmp_path: Path) -> None:
+    def show(line: str) -> None:
+        if line.startswith("step 1 of"):
+            time.sleep(60)
+
+    run = RunDir(tmp_path / "final")
+    run.path.mkdir()
+    write_json(run.clock, {"spent_s": 990.0})
+    with pytest.raises(final.Failed, match=r"the hours are used up, and .* has no checkpoint"):
+        train(long_recipe, run, show, hours=1000 / 3600)
+
+
+def test_a_replay_goes_on_whatever_its_clock_says(long_recipe: Recipe, uninterrupted: RunDir, tmp_path: Path) -> None:
+    run = RunDir(tmp_path / "final")
+    run.path.mkdir()
+    Decisions(run.path / FILE, long_recipe).take(uninterrupted.path / FILE)
+    train(long_recipe, run, hours=1e-6)
+    assert digest(run) == digest(uninterrupted)
 
 
 def at(time_of_day: str, seconds_before: float) -> Until:
