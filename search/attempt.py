@@ -201,7 +201,7 @@ class Watching:
         costs, tokens = _costs(result)
         reason = result.get("reason", "") if result else self.death
         self.ledger.close(self.attempt.id, used_s, outcome, costs, reason, tokens)
-        if result and result["outcome"] == "stopped":
+        if result and result["outcome"] == "stopped" and not result.get("unfit"):
             return {**result, "reason": self.stop_reason}
         return result
 

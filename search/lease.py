@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 import threading
 import time
@@ -12,6 +14,7 @@ from train.rundir import RunDir, read_json
 
 POLL_S = 0.02
 LAPSED = 75  # exit code: the lease ran out
+PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -62,3 +65,10 @@ class Lease:
                 sys.stderr.write(f"worker: the lease of attempt {self._attempt} has lapsed\n")
                 sys.stderr.flush()
                 os._exit(LAPSED)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when its parent dies (prctl PR_SET_PDEATHSIG), also if it already has."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(LAPSED)

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from objectives.score import ObjectiveError
+from search.lease import die_with_parent
 from search.score_engine import BATCH, OWN
-from search.worker import die_with_parent
 from train.imports import collector_paused
 from train.recipe import Base, RecipeError
 from train.rundir import Json, read_json, write_atomic, write_json

@@ -12,6 +12,7 @@ from search.attempt import STOPPED, Asked, Show, Watching
 from search.budget import Ending
 from search.clock import Clock, Deadline
 from search.config import StudyConfig
+from search.errors import WorkerFailed
 from search.launcher import Process
 from search.study import OpenTrial, Study
 from search.survey import Survey
@@ -80,6 +81,12 @@ class Workbench:
             except BudgetExhausted:
                 return None, Ending(STOPPED["budget"], settled=True)
             result = self._watch(task, attempt)
+            if result and result.get("unfit"):
+                log = self.folder / "worker.log"
+                raise WorkerFailed(
+                    f"{run.path}: {result['reason']}\nNo recipe is at fault, so that none counts as failed. Mend it, "
+                    f"then run `nightshift start` again, which goes on from here; {log} has more."
+                )
             if result and result["outcome"] == "stopped":
                 return None, Ending(result["reason"], settled=result["reason"] == STOPPED["budget"])
             if result:

@@ -10,11 +10,9 @@ and the service starts a new one.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import hashlib
 import json
-import os
 import signal
 import sys
 import time
@@ -24,9 +22,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.lease import LAPSED, POLL_S, FileWatch, Lease
+from search.lease import POLL_S, FileWatch, Lease, die_with_parent
 from train.imports import collector_paused
-from train.recipe import Base, Recipe
+from train.recipe import Base, Recipe, RecipeError
 from train.rundir import Json, RunDir, read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
 ASSIGNMENT = "assignment.json"
 OTHER_BASE = 76  # exit code: the next run needs another base model
 BROKEN = 77  # exit code: a run may have left the process in a bad state, or has left too much in its memory
-PR_SET_PDEATHSIG = 1
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 
@@ -86,8 +83,9 @@ class Worker:
                 result = work(run, recipe, job)
             except Exception as error:  # whatever it was, the service has to hear of it
                 traceback.print_exc()
-                clean = _leaves_the_base_clean(error)
-                write_json(run.result, {**self._failure(attempt, error), "broken": not clean})
+                clean, unfit = _leaves_the_base_clean(error), self._unfit(job["kind"], recipe, error)
+                result = {**self._failure(attempt, error), "broken": not clean}
+                write_json(run.result, {**result, "outcome": "stopped", "unfit": True} if unfit else result)
                 return 0 if clean else BROKEN
             leaked = self._leaked()
             write_json(run.result, {"attempt": attempt, **result, "seconds": self.seconds, "broken": leaked})
@@ -224,6 +222,23 @@ class Worker:
             write_atomic(run.samples, "".join(json.dumps(sample) + "\n" for sample in examined.samples()))
         return _scored(examined)
 
+    def _unfit(self, kind: str, recipe: Recipe, error: Exception) -> bool:
+        """Whether the machine is at fault, so that every recipe would fail here: a base model that does not load, data
+        that are gone or not those that were pinned, a disk. An adapter that is gone is its own trial's loss."""
+        if self.loaded is None:
+            return True
+        if isinstance(error, OSError):
+            return not (kind == "fresh" and isinstance(error, FileNotFoundError))
+        if not isinstance(error, RecipeError):
+            return False
+        from train.data import sources
+
+        try:
+            sources.inspect_sources(recipe.sources)
+        except (RecipeError, OSError):
+            return True
+        return False
+
     def _failure(self, attempt: int, error: Exception) -> Json:
         reason = f"{type(error).__name__}: {error}"
         return {"attempt": attempt, "outcome": "failed", "reason": reason, "score": None, "seconds": self.seconds}
@@ -276,13 +291,6 @@ def _measured(trained: Trained) -> Json:
         "peak_memory_bytes": trained.peak_memory_bytes,
         "trainable_parameters": trained.trainable_parameters,
     }
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the kernel kill this process when its parent dies (prctl PR_SET_PDEATHSIG), also if it already has."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
-        os._exit(LAPSED)
 
 
 def main(arguments: list[str]) -> int:

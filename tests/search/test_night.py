@@ -15,7 +15,7 @@ from night_kit import Interrupt, ledger, started, training, wait_for, work, work
 
 from objectives import ifeval, subset
 from search import config, ranking, view
-from search.errors import StudyBusy, StudyChanged
+from search.errors import SearchError, StudyBusy, StudyChanged, WorkerFailed
 from search.launcher import end_orphan
 from storage import records
 from train.rundir import RunDir, read_json
@@ -198,6 +198,25 @@ def test_a_full_disk_ends_the_night_before_the_trial_begins(
     monkeypatch.undo()
     assert work(study_file, folder) == "all 4 trials are done"
     assert [t.number for t in view.read(folder).trials] == [0, 1, 2, 3]
+
+
+def test_data_that_change_in_the_night_end_it_and_cost_no_trial(tmp_path: Path) -> None:
+    study_file, folder = tiny.write_study(tmp_path / "place"), tmp_path / "tiny"
+    data = study_file.parent / "plain.jsonl"
+    whole = data.read_bytes()
+    spoil = Interrupt(
+        lambda study: study.trials[0].state in view.ENDED, lambda _: data.write_bytes(whole[:-1] + b" \n")
+    )
+    with pytest.raises(WorkerFailed, match="No recipe is at fault, so that none counts as failed") as raised:
+        work(study_file, folder, spoil)
+    assert str(data) in str(raised.value)
+    states = [trial.state for trial in view.read(folder).trials]
+    assert (states.count("failed"), states.count("interrupted")) == (0, 1)
+    with pytest.raises(SearchError):  # by day, before anything starts
+        work(study_file, folder)
+    data.write_bytes(whole)
+    assert work(study_file, folder) == "all 4 trials are done"
+    assert all(trial.state in ("complete", "pruned") for trial in view.read(folder).trials)
 
 
 def test_a_study_has_one_service(long_study: Path, tmp_path: Path) -> None:

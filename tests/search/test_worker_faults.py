@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import torch
 
 from search import worker
 from search.worker import BROKEN, Worker
+from train.recipe import RecipeError, Source
 from train.rundir import RunDir, read_json, write_json
 from train.stage import OutOfMemory, TrainingFailed
 
@@ -39,11 +41,46 @@ def test_a_failure_is_recorded_with_its_reason_and_only_a_clean_one_keeps_the_pr
     write_json(run.lease, {"attempt": 7, "paid_until": 1e12})
     monkeypatch.setattr(RunDir, "recipe", lambda self: SimpleNamespace(base=None))
     monkeypatch.setattr(worker.Worker, "_trial", fail)
-    assert Worker(tmp_path, "token", "cpu")._attempt(run, 7) == code
+    assert Worker(tmp_path, "token", "cpu", loaded=SimpleNamespace())._attempt(run, 7) == code  # type: ignore[arg-type]
     result = read_json(run.result)
     assert result is not None
     assert (result["attempt"], result["outcome"], result["broken"]) == (7, "failed", code == BROKEN)
     assert result["reason"].startswith(reason)
+
+
+SOURCE = Source(name="clean", path="nowhere.jsonl", use="sft")
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "loaded", "unfit"),
+    [
+        ("trial", OSError(errno.ENOSPC, "No space left on device"), True, True),
+        ("trial", FileNotFoundError(errno.ENOENT, "No such file or directory"), True, True),
+        ("fresh", OSError(errno.EIO, "Input/output error"), True, True),
+        ("fresh", FileNotFoundError(errno.ENOENT, "No such file or directory"), True, False),  # this trial's adapter
+        ("trial", RecipeError("data source 'clean' is not the data that was pinned"), True, True),  # it is nowhere now
+        ("trial", RuntimeError("CUDA driver version is insufficient"), False, True),  # while the base model loads
+        ("trial", RuntimeError("CUDA error: unspecified launch failure"), True, False),
+    ],
+)
+def test_what_would_fail_every_recipe_ends_no_trial(
+    kind: str, error: Exception, loaded: bool, unfit: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    run = RunDir(tmp_path / "000")
+    run.path.mkdir()
+    write_json(run.job, {"attempt": 7, "kind": kind})
+    write_json(run.lease, {"attempt": 7, "paid_until": 1e12})
+    monkeypatch.setattr(RunDir, "recipe", lambda self: SimpleNamespace(base=None, sources=(SOURCE,)))
+    monkeypatch.setattr(worker.Worker, f"_{kind}", fail)
+    kept = Worker(tmp_path, "token", "cpu", loaded=SimpleNamespace() if loaded else None)  # type: ignore[arg-type]
+    assert kept._attempt(run, 7) == BROKEN
+    result = read_json(run.result)
+    assert result is not None
+    assert (result["outcome"], result.get("unfit", False)) == ("stopped" if unfit else "failed", unfit)
+    assert result["reason"] == f"{type(error).__name__}: {error}"
 
 
 def test_a_run_that_leaves_its_tensors_behind_costs_the_process_and_not_its_result(
