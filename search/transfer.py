@@ -1,8 +1,9 @@
 """What a study starts from when an earlier one has learned something, on another base model or other data.
 
 Scores of two studies do not compare; which recipes were best may well carry over. So the earlier study's trials are
-ranked among themselves, and the best few that differ from each other are tried first in the new one, after its own
-priors. They are kept in the study's folder, in `from.json`, which later nights go by.
+ranked among themselves, the one that won the final race or is expected to be best before all others, and the best few
+that differ from each other are tried first in the new one, after its own priors. They are kept in the study's folder,
+in `from.json`, which later nights go by.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from search import home
+from search import finals_record, home
 from search.config import StudyConfig
 from search.errors import SearchError, StudyChanged
 from search.parameters import Choice, IntRange, Parameter, Value, condition
@@ -80,7 +81,9 @@ def read(source: Path, folder: Path, config: StudyConfig) -> Earlier:
         raise SearchError(f"--from {source}: this is the study itself, which goes on from its own trials. {without}")
     if not (source / DATABASE).is_file():
         raise SearchError(f"--from {source}: this study has never been started. {without}")
-    best_first = ranked(records.read(source / DATABASE).trials)
+    found = records.read(source / DATABASE).trials
+    taken = finals_record.pick(source, found)
+    best_first = sorted(ranked(found), key=lambda record: taken is None or record.number != taken.trial)
     if not best_first:
         raise SearchError(f"--from {source}: no trial of this study has been scored or has reached a rung. {without}")
     if not any(translated(record.params, config) for record in best_first):

@@ -17,10 +17,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from search import config, space, survey, transfer
+from objectives.score import Measure
+from search import config, finals_record, space, survey, transfer
 from search.cli import app
 from search.config import StudyConfig
 from search.errors import SearchError, StudyChanged
+from search.finals import Finalist, run
 from search.points import Points
 from search.study import Study
 from search.transfer import Earlier, Taken
@@ -224,6 +226,13 @@ def test_the_best_of_the_other_study_are_queued_once_behind_the_priors(home: Pat
     assert opened(home, None, begin=2)[2:] == found[2:]  # the next night, which need not say it again
     assert names(opened(home, "studies/old")) == names(found)
     assert (home / "studies" / "old" / "study.db").read_bytes() == before
+
+
+def test_the_winner_of_the_other_study_s_final_race_comes_first(home: Path) -> None:
+    old = home / "studies" / "old"
+    race = run([Finalist(3, Measure.of([True]), (True, False))], (2,), 2)
+    finals_record.keep(old, race, records.read(old / "study.db").trials)
+    assert names(opened(home, "old"))[1:] == ["from old #3", "from old #1", "from old #0"]
 
 
 @pytest.mark.parametrize("queued", [0, 1, 3])
