@@ -39,10 +39,11 @@ SPACE = 2**24  # bytes beside what is carried: report, wheel, records
 
 @dataclass(frozen=True)
 class Bundled:
-    """The archive, and what of the run's inputs is not in it, a line each."""
+    """The archive, what of the run's inputs is not in it, a line each, and the report in it as it was written."""
 
     path: Path
     not_in_it: tuple[str, ...]
+    report: reporting.Written
 
 
 def bundle(
@@ -69,10 +70,11 @@ def bundle(
     with scratch(folder, ".nightshift-bundle-") as place:
         if merged:
             say(f"merging the adapter into {subject.recipe.base.model}")
-        files = _files(subject, folder, frozen, locked, found, place, merged)
+        report = _report(folder, place / "report", found, subject.recipe)
+        files = {**_files(subject, folder, frozen, locked, found, place, merged), **_below(place / "report", "report")}
         say(f"packing {len(files)} files, {room.spelled(sizes + weights)} of them inputs and weights")
         bundle_archive.write(target, f"{folder.name}-bundle", files)
-    return Bundled(target, tuple(f"{one.name}: {one.access}" for one in found if one.why_not))
+    return Bundled(target, tuple(f"{one.name}: {one.access}" for one in found if one.why_not), report)
 
 
 def _check(out: Path, name: str) -> None:
@@ -117,9 +119,9 @@ def _frozen(subject: Subject, folder: Path) -> tuple[Json, Json]:
             f"the Nightshift that is installed here ({ours.version}) has other code than the one that froze the run, "
             "so that its wheel would not make it again: make the bundle with that one"
         )
-    if "all" not in subject.record.scores:
+    if not all("all" in scores for scores in (subject.record.scores, subject.record.base_scores)):
         raise SearchError(
-            f"{subject.run.result} has no score of all prompts: put the file back from a copy, or make the run again"
+            f"{subject.run.result} lacks a score of all prompts: put the file back from a copy, or make the run again"
         )
     if missing := [name for name in RECORDS if not (subject.run.path / name).exists()]:
         raise SearchError(f"{subject.run.path / missing[0]} is missing, without which the run is not told: put it back")
@@ -129,11 +131,10 @@ def _frozen(subject: Subject, folder: Path) -> tuple[Json, Json]:
 def _files(
     subject: Subject, folder: Path, frozen: Json, locked: Json, found: list[Input], place: Path, merged: bool
 ) -> dict[str, Content]:
-    score = subject.record.scores["all"].prompt_strict
     name, wheel = bundle_wheel.wheel()
     wanted = [(one.place, one.access) for one in found if one.place is not None]
     return {
-        "README.md": bundle_texts.readme(folder.name, frozen, locked, score, found, merged).encode(),
+        "README.md": bundle_texts.readme(folder.name, locked, subject.record, found, merged).encode(),
         "reproduce.sh": REPRODUCE,
         f"wheel/{name}": wheel,
         "requirements.txt": "".join(_requirements(locked)).encode(),
@@ -145,7 +146,6 @@ def _files(
         **{f"record/{record}": subject.run.path / record for record in RECORDS if record != decisions.FILE},
         **_adapter(subject, found, place / "adapter"),
         **(_merged(subject, place / "merged") if merged else {}),
-        **_report(subject, folder, place / "report", found),
     }
 
 
@@ -211,9 +211,9 @@ def _merged(subject: Subject, folder: Path) -> Mapping[str, Content]:
     return _below(folder, "merged")
 
 
-def _report(subject: Subject, folder: Path, place: Path, found: Collection[Input]) -> Mapping[str, Content]:
+def _report(folder: Path, place: Path, found: Collection[Input], recipe: Recipe) -> reporting.Written:
     """The report, made anew: it has the answers and the run that are there now, and no path of this machine."""
-    names = {BASE: subject.recipe.base.model, **{one.name: str(one.path) for one in found if one.path is not None}}
+    names = {BASE: recipe.base.model, **{one.name: str(one.path) for one in found if one.path is not None}}
     places = {names[one.name]: one.place for one in found if one.place is not None}
     places |= {
         str(folder / FINAL / decisions.FILE): f"record/{decisions.FILE}",
@@ -221,8 +221,7 @@ def _report(subject: Subject, folder: Path, place: Path, found: Collection[Input
         str(Path.home()): "~",
     }
     place.mkdir()
-    reporting.write(folder, place, lambda text: _portable(text, places))
-    return _below(place, "report")
+    return reporting.write(folder, place, lambda text: _portable(text, places))
 
 
 def _portable(text: str, places: Mapping[str, str]) -> str:

@@ -9,6 +9,8 @@ from objectives.score import Measure
 from search import reproduced
 from search.bundle_inputs import Input
 from search.export_card import code, table
+from search.report_run import RunRecord
+from search.report_text import duration
 from train.rundir import Json
 
 CONTENTS = (
@@ -29,21 +31,23 @@ CONTENTS = (
 )
 
 
-def readme(name: str, frozen: Json, lock: Json, score: Measure, inputs: Collection[Input], merged: bool) -> str:
-    """The README.md of a bundle; `score` is the handed-in run's on all prompts."""
+def readme(name: str, lock: Json, record: RunRecord, inputs: Collection[Input], merged: bool) -> str:
+    """The README.md of a bundle; `record` is the handed-in run's, which is whole."""
+    score, base = (scores["all"].prompt_strict for scores in (record.scores, record.base_scores))
+    trained = duration((record.result or {})["seconds"]["train"])
     rows = [*CONTENTS, *([("merged/", "the adapter merged into the base model")] if merged else [])]
     parts = [
         f"# The final run of the study {code(name)}",
-        f"Its score on IFEval: {score} of {score.n} prompts, judged strictly. What it is made of and how it went: "
-        "`report/`.",
+        f"Its score on IFEval: {score} of {score.n} prompts, judged strictly; the base model's is {base}. What it is "
+        "made of and how it went: `report/`.",
         table(("file", "what it is"), rows),
-        *_again(frozen, lock, score, any(one.place is None for one in inputs)),
+        *_again(lock, score, trained, any(one.place is None for one in inputs)),
         *_inputs(inputs),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _again(frozen: Json, lock: Json, score: Measure, from_the_hub: bool) -> Iterator[str]:
+def _again(lock: Json, score: Measure, trained: str, from_the_hub: bool) -> Iterator[str]:
     yield "## To make it again"
     yield "    ./reproduce.sh"
     machine = lock["machine"]
@@ -53,7 +57,10 @@ def _again(frozen: Json, lock: Json, score: Measure, from_the_hub: bool) -> Iter
         [
             ("Python", f"{lock['python']['version']}; where python3 is another one, its path as PYTHON=..."),
             ("a card", gpu),
-            ("time", f"up to {frozen['hours']:g} hours for training, and what answering the prompts takes"),
+            (
+                "time",
+                f"{trained} of training on as fast a machine, and what answering the prompts takes",
+            ),
             ("a network", "for packages" + (", and for models and data of the hub" if from_the_hub else "")),
         ],
     )

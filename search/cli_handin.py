@@ -105,3 +105,10 @@ def bundle(
     yield Text(f"wrote {made.path}: unpack it on another machine, and run its reproduce.sh")
     for line in made.not_in_it:
         yield Text(line)
+    if open_ones := made.report.blanks:
+        yield Text(
+            f"its report has places to fill in: {', '.join(open_ones)}; answer them in {made.report.answers}, and make "
+            "the bundle again"
+        )
+    for problem in made.report.problems:
+        yield Text(f"{problem}, and its report does without: put the file back from a copy")

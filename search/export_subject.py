@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from search import freeze_file, home, score_model
+from search import freeze_file, home, report_text, score_model
 from search.errors import ConfigError, FreezeDiffers, SearchError
 from search.report_run import Problems, RunRecord, read_run
 from search.score_model import ADAPTER_CONFIG, ADAPTER_WEIGHTS, FINAL, ScoredModel
@@ -81,10 +81,15 @@ def _record(run: RunDir) -> RunRecord:
 
 
 def training(result: Json) -> str:
-    """What a card tells of training, in a line, from a run's result."""
+    """What a card tells of training, from a run's result."""
     said = f"{result['examples']:,} examples in {result['steps']:,} steps"
     seconds = result["seconds"].get("train")  # none of a trial whose last attempt had nothing to train
-    return f"{said}, {seconds / 3600:.2f} hours." if seconds else f"{said}."
+    took = f", {report_text.duration(seconds)}" if seconds else ""
+    best = result.get("back_to")  # of a final run alone
+    kept = (
+        f" What was learned up to step {best:,} was kept, since the held-out loss had risen after it." if best else ""
+    )
+    return f"{said}{took}.{kept}"
 
 
 def _run_of(argument: str | None) -> Path:

@@ -111,6 +111,11 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds >= 120 else f"{seconds:.1f} s"
 
 
+def allowance(hours: float) -> str:
+    """The hours of a final run; those of a rehearsal are seconds."""
+    return f"{hours:g} hours" if hours >= 1 else duration(3600 * hours)
+
+
 def exact_duration(seconds: float) -> str:
     """Seconds in the unit that reads best, also where they are few."""
     return f"{seconds:.2f} s" if seconds < 10 else duration(seconds)

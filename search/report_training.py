@@ -57,9 +57,14 @@ def _summary(records: Records, run: RunRecord, name: str) -> str:
         parts.append(f"Interruptions cost {lost:,} steps, which were made again from the newest checkpoint.")
     if records.final and run is records.final and run.clock_s is not None:
         hours = (records.frozen or {}).get("hours") if not records.frozen_anew else None
-        allowed = f" of {hours:g} hours ({run.clock_s / 3600 / hours:.1%})" if hours else ""
+        allowed = f" of {text.allowance(hours)} ({run.clock_s / 3600 / hours:.1%})" if hours else ""
         used = text.duration(run.clock_s)
         parts.append(f"Its clock, which counts process time alone and is paid ahead, stands at {used}{allowed}.")
+    if best := (run.result or {}).get("back_to"):
+        parts.append(
+            f"The held-out loss was lowest at step {best:,}, and clearly higher at the end of the supervised stage: "
+            "what was learned up to there was kept."
+        )
     return " ".join(parts)
 
 

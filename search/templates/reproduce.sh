@@ -43,7 +43,8 @@ fi
 if [ ! -e .venv/made ]; then
     printf '3. building the environment in .venv\n'
     "$python" -m venv --clear .venv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt ||
+    # requirements.txt is the whole of what the run was made with, so that nothing is left to pip to resolve
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.txt ||
         refuse "the packages cannot be installed as they were (requirements.txt); README.md says where some of them come from"
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index wheel/*.whl
     : >.venv/made

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -127,6 +128,8 @@ def test_a_bundle_holds_what_a_grader_needs(packed: bundle.Bundled, unpacked: Pa
     assert packed.not_in_it[0].startswith("chat: not in the bundle (its licence")
     readme = (unpacked / "README.md").read_text()
     assert "| final_run.py, final_run.lock.json |" in readme
+    assert re.search(r"of 24 prompts, judged strictly; the base model's is \d\.\d{3}", readme)
+    assert re.search(r"\| time \| \d+\.\d s of training on as fast a machine", readme)
     assert "| a network | for packages |" in readme
     assert "--replay 'record/horizon.jsonl'" in (unpacked / "report" / "report.md").read_text()
     told = ("report/report.html", "report/report.md")
@@ -214,6 +217,14 @@ def test_a_place_where_no_archive_can_be_made_is_told(finished: Path, tmp_path: 
     (tmp_path / "file").touch()
     with pytest.raises(SearchError, match=r"b\.tgz cannot be made \(.+\); give another place with --out"):
         bundle.bundle(finished, tmp_path / "file" / "b.tgz", merged=False)
+
+
+def test_the_command_tells_what_of_the_report_is_to_be_filled_in(study: Path, tmp_path: Path) -> None:
+    made = CliRunner().invoke(app, ["bundle", str(study), "--out", str(tmp_path / "b.tgz")])
+    assert made.exit_code == 0, made.output
+    said = " ".join(made.output.split())
+    assert "its report has places to fill in: authors, base_model" in said
+    assert "and make the bundle again" in said
 
 
 def test_the_archives_folder_is_made_and_what_a_kill_left_is_removed(study: Path, tmp_path: Path) -> None:

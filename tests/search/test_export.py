@@ -253,3 +253,10 @@ def test_files_can_be_read_as_far_as_the_users_mask_says(trial: Subject, tmp_pat
     folder = export.export(trial, "adapter", tmp_path / "out")
     modes = {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
     assert len(modes) == 1
+
+
+def test_the_card_tells_what_was_gone_back_to() -> None:
+    result = {"examples": 3360, "steps": 420, "seconds": {"train": 59.1}, "back_to": 326}
+    said = "3,360 examples in 420 steps, 59.1 s. What was learned up to step 326 was kept"
+    assert export_subject.training(result).startswith(said)
+    assert export_subject.training({**result, "seconds": {}, "back_to": 0}) == "3,360 examples in 420 steps."

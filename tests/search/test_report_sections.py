@@ -81,7 +81,7 @@ def test_interruptions_of_the_final_run_are_told_start_by_start(study: Path) -> 
     )
     shown = said(document)
     assert "in 2 starts, with 1 checkpoints. Interruptions cost 3 steps" in shown
-    assert "stands at 90.0 s of 0.05 hours (50.0%)" in shown
+    assert "stands at 90.0 s of 3.0 min (50.0%)" in shown
 
 
 def test_an_end_that_was_decided_on_the_way_is_told(study: Path) -> None:
@@ -92,6 +92,9 @@ def test_an_end_that_was_decided_on_the_way_is_told(study: Path) -> None:
     document = told(study)
     assert ("100", "84", "112", "the held-out loss has turned") in rows(document)
     assert "The final run made 112 of 112 steps" in said(document)
+    assert "held-out loss was lowest" not in said(document)
+    write_json(run.result, {**(read_json(run.result) or {}), "back_to": 90})
+    assert "held-out loss was lowest at step 90, and clearly higher at the end" in said(told(study))
 
 
 def test_of_very_many_trials_the_newest_and_the_best_are_listed() -> None:
