@@ -227,8 +227,9 @@ class Worker:
         that are gone or not those that were pinned, a disk. An adapter that is gone is its own trial's loss."""
         if self.loaded is None:
             return True
-        if isinstance(error, OSError):
-            return not (kind == "fresh" and isinstance(error, FileNotFoundError))
+        disk = error if isinstance(error, OSError) else error.__cause__  # what the training loop says of a disk
+        if isinstance(disk, OSError):
+            return not (kind == "fresh" and isinstance(disk, FileNotFoundError))
         if not isinstance(error, RecipeError):
             return False
         from train.data import sources

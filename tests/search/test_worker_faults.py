@@ -48,6 +48,8 @@ def test_a_failure_is_recorded_with_its_reason_and_only_a_clean_one_keeps_the_pr
     assert result["reason"].startswith(reason)
 
 
+FULL = TrainingFailed("the checkpoint of step 25 cannot be written")
+FULL.__cause__ = OSError("adapter.safetensors: I/O error: No space left on device (os error 28)")
 SOURCE = Source(name="clean", path="nowhere.jsonl", use="sft")
 
 
@@ -56,6 +58,7 @@ SOURCE = Source(name="clean", path="nowhere.jsonl", use="sft")
     [
         ("trial", OSError(errno.ENOSPC, "No space left on device"), True, True),
         ("trial", FileNotFoundError(errno.ENOENT, "No such file or directory"), True, True),
+        ("trial", FULL, True, True),
         ("fresh", OSError(errno.EIO, "Input/output error"), True, True),
         ("fresh", FileNotFoundError(errno.ENOENT, "No such file or directory"), True, False),  # this trial's adapter
         ("trial", RecipeError("data source 'clean' is not the data that was pinned"), True, True),  # it is nowhere now
@@ -76,7 +79,7 @@ def test_what_would_fail_every_recipe_ends_no_trial(
     monkeypatch.setattr(RunDir, "recipe", lambda self: SimpleNamespace(base=None, sources=(SOURCE,)))
     monkeypatch.setattr(worker.Worker, f"_{kind}", fail)
     kept = Worker(tmp_path, "token", "cpu", loaded=SimpleNamespace() if loaded else None)  # type: ignore[arg-type]
-    assert kept._attempt(run, 7) == BROKEN
+    assert kept._attempt(run, 7) == (0 if isinstance(error, TrainingFailed) else BROKEN)
     result = read_json(run.result)
     assert result is not None
     assert (result["outcome"], result.get("unfit", False)) == ("stopped" if unfit else "failed", unfit)
