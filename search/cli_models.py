@@ -68,72 +68,76 @@ Revision = Annotated[
     str | None, typer.Option(metavar="COMMIT", help="The commit of a model on the hub.", show_default=False)
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print everything as one JSON object.")]
+Which = Annotated[
+    Half | None,
+    typer.Option(
+        help="Which prompts: the half that a search sees, the other one, or all. By default all; for a trial of a "
+        "study the search half.",
+        show_default=False,
+    ),
+]
+PromptsFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="PATH",
+        help="The JSONL file of prompts; by default the study's, else ./ifeval_input_data.jsonl.",
+        show_default=False,
+    ),
+]
+Template = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="A Jinja template, in place of the recipe's or the tokenizer's.", show_default=False
+    ),
+]
+MostTokens = Annotated[
+    int | None,
+    typer.Option(min=1, help="The most tokens of an answer; by default the study's, else 1280.", show_default=False),
+]
+AtOnce = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="Prompts answered at once; by default the study's, else 16; with vLLM 128.", show_default=False
+    ),
+]
+Engine = Annotated[Engines, typer.Option(help="What makes the answers; vllm needs an environment of its own.")]
+VllmPython = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH",
+        envvar="NIGHTSHIFT_VLLM_PYTHON",
+        help="The python of the environment that has vLLM.",
+        show_default=False,
+    ),
+]
+IfBench = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH", help="IFBench's file or hub id: refused for want of checkers, see docs.", show_default=False
+    ),
+]
+ScoreFolder = Annotated[
+    Path | None,
+    typer.Option(metavar="FOLDER", help="Keeps the score; by default RUN/scores or ./scores/NAME.", show_default=False),
+]
+SaveSamples = Annotated[bool, typer.Option("--save-samples", help="Keep every prompt with its answer.")]
 
 
 def score(
     model: Model,
-    prompts: Annotated[
-        Half | None,
-        typer.Option(
-            help="Which prompts: the half that a search sees, the other one, or all. By default all; for a trial of a "
-            "study the search half.",
-            show_default=False,
-        ),
-    ] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="PATH",
-            help="The JSONL file of prompts; by default the study's, else ./ifeval_input_data.jsonl.",
-            show_default=False,
-        ),
-    ] = None,
-    chat_template: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="A Jinja template, in place of the recipe's or the tokenizer's.", show_default=False
-        ),
-    ] = None,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="The most tokens of an answer; by default the study's, else 1280.", show_default=False
-        ),
-    ] = None,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Prompts answered at once; by default the study's, else 16; with vLLM 128.", show_default=False
-        ),
-    ] = None,
-    engine: Annotated[
-        Engines, typer.Option(help="What makes the answers; vllm needs an environment of its own.")
-    ] = Engines.nightshift,
-    vllm_python: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH",
-            envvar="NIGHTSHIFT_VLLM_PYTHON",
-            help="The python of the environment that has vLLM.",
-            show_default=False,
-        ),
-    ] = None,
-    ifbench: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH", help="IFBench's file or hub id: refused for want of checkers, see docs.", show_default=False
-        ),
-    ] = None,
+    prompts: Which = None,
+    file: PromptsFile = None,
+    chat_template: Template = None,
+    max_new_tokens: MostTokens = None,
+    batch_size: AtOnce = None,
+    engine: Engine = Engines.nightshift,
+    vllm_python: VllmPython = None,
+    ifbench: IfBench = None,
     weights: AnyWeights = Weights.nf4,
     device: AnyDevice = None,
     revision: Revision = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="Keeps the score; by default RUN/scores or ./scores/NAME.", show_default=False
-        ),
-    ] = None,
-    save_samples: Annotated[bool, typer.Option("--save-samples", help="Keep every prompt with its answer.")] = False,
+    out: ScoreFolder = None,
+    save_samples: SaveSamples = False,
     as_json: AsJson = False,
 ) -> Shown:
     """Score a model on IFEval: four metrics with standard errors, by instruction type, and what it cost.
