@@ -101,6 +101,8 @@ def train_within(recipe: Recipe, run: RunDir, device: str, limits: Limits, signa
     decisions, clock = Decisions(run.path / FILE, recipe), _clock(run, limits)
     if until:
         show(f"everything is to be saved before {until.told}")
+    if decisions.replayed:
+        show("its end is that of another run, which it makes again, whatever its own clock says")
     run.append_event({"event": "start"})
     start = _Start(recipe, run, device, limits, signals, show, decisions, clock)
     made = None

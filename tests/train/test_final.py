@@ -212,7 +212,9 @@ def test_a_replay_does_not_say_that_its_hours_were_used(
     run = RunDir(tmp_path / "final")
     run.path.mkdir()
     Decisions(run.path / FILE, long_recipe).take(uninterrupted.path / FILE)
-    train(long_recipe, run)
+    lines: list[str] = []
+    train(long_recipe, run, lines.append)
+    assert lines[0].startswith("its end is that of another run, which it makes again")
     facts = final.trained(run)
     assert facts is not None
     assert final.spent(facts, HOURS).endswith("(where the run ended that it makes again)")
