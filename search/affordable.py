@@ -112,6 +112,11 @@ class Left:
         """GPU-seconds of the budget that are left for trials."""
         return budget.unpaid_s(max(0.0, self.limit_s - self.kept_s), self.spent_s)
 
+    @property
+    def kept(self) -> str:
+        """What else of it is left, as a part of a sentence."""
+        return f" beside {self.kept_s:.0f} s for the final race" if self.kept_s else ""
+
 
 @dataclass
 class Purse:
@@ -134,11 +139,12 @@ class Purse:
 
     def ending(self) -> str:
         """Why the night is over, once no recipe was found that fits."""
-        kept = f" beside {self.left.kept_s:.0f} s for the final race" if self.left.kept_s else ""
         least = "" if self.prices.measured else " at the very least"
+        more = _hours(self.left.spent_s + self.left.kept_s + self.least_s)
         return (
-            f"the budget of {budget.hours(self.left.limit_s)} GPU-hours has {self.left.seconds:.0f} s left{kept}, and "
-            f"the shortest trial needs {math.ceil(self.least_s)} s{least}"
+            f"the budget of {budget.hours(self.left.limit_s)} GPU-hours has {self.left.seconds:.0f} s left"
+            f"{self.left.kept}, and the shortest trial needs {math.ceil(self.least_s)} s{least}; with {more} GPU-hours "
+            "it goes on"
         )
 
     def late(self, recipe: Recipe) -> str:
@@ -207,11 +213,12 @@ def refusal(
     what = "the cheapest trial of this space" if scored else "scoring the base model and the cheapest trial"
     if least.whole_s > left.seconds:
         used = f", {budget.hours(left.spent_s)} of them used," if left.spent_s > 0 else ""
+        gone_s = left.spent_s + left.kept_s
         return (
-            f"the budget of {budget.hours(left.limit_s)} GPU-hours{used} leaves {left.seconds:.0f} s, and {what} may "
-            f"take {_seconds(prices, least.whole_s, likely.whole_s)}. The minimum is "
-            f"{_hours(left.spent_s + least.whole_s)} GPU-hours: raise budget_hours in [study], or run "
-            f"`nightshift start {study} --budget {_hours(left.spent_s + likely.whole_s)}`"
+            f"the budget of {budget.hours(left.limit_s)} GPU-hours{used} leaves {left.seconds:.0f} s{left.kept}, and "
+            f"{what} may take {_seconds(prices, least.whole_s, likely.whole_s)}. The minimum is "
+            f"{_hours(gone_s + least.whole_s)} GPU-hours: raise budget_hours in [study], or run "
+            f"`nightshift start {study} --budget {_hours(gone_s + likely.whole_s)}`"
         )
     if night_s is not None and least.checkpoint_s > night_s:
         return (

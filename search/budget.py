@@ -71,7 +71,8 @@ def may_start(
     """Why nothing more may start, or None: what starts must be able to reach a checkpoint, and leave `kept_s`."""
     if limit_s - kept_s - spent_s <= reserve_s:
         kept = f", {kept_s:.0f} s kept for the final race" if kept_s else ""
-        return Ending(f"the budget of {hours(limit_s)} GPU-hours is spent ({hours(spent_s)} used{kept})", settled=True)
+        why = f"the budget of {hours(limit_s)} GPU-hours is spent ({hours(spent_s)} used{kept})"
+        return Ending(f"{why}; with a larger one it goes on", settled=True)
     if deadline_s is not None and deadline_s <= reserve_s:
         return Ending("the deadline is reached")
     return None
@@ -82,15 +83,18 @@ def reserve_s(longest_step_s: float, longest_save_s: float) -> float:
     return max(START_RESERVE_S / 2, 2.0 * longest_step_s + 1.5 * longest_save_s + 1.0)
 
 
-def left_s(finished_s: list[float], trials_left: int, unspent_s: float, running_s: float = 0.0) -> float | None:
-    """Forecast of the seconds until the wanted trials are done, never more than the budget has left.
+def left_s(
+    finished_s: list[float], trials_left: int, unspent_s: float, running_s: float = 0.0, more_s: float = 0.0
+) -> float | None:
+    """Forecast of the seconds until the wanted trials, and `more_s` for what comes beside them, are done.
 
-    `finished_s` are the costs of the trials that ended; before the first one there is no forecast (None).
+    Never more than the budget has left. `finished_s` are the costs of the trials that ended; before the first one there
+    is no forecast (None). One that is running and has had longer than those on average is about to end.
     """
     if not finished_s:
         return None
     mean = sum(finished_s) / len(finished_s)
-    return min(unspent_s, max(0.0, trials_left * mean - running_s))
+    return min(unspent_s, max(0.0, trials_left * mean - min(running_s, mean)) + more_s)
 
 
 def hours(seconds: float) -> str:

@@ -175,7 +175,7 @@ def start(
     ] = None,
 ) -> None:
     """Search, or go on searching, until the trials, the budget or the night are over."""
-    from search import home, transfer
+    from search import home, transfer, view
 
     config, folder = home.study(study)
     from search import fetch as fetching
@@ -190,7 +190,8 @@ def start(
     if ending == STOPPED["asked"]:
         raise Interrupted(asked)
     name = folder.name if folder == home.studies() / folder.name else shlex.quote(str(folder))
-    _print(f"next: nightshift status {name}, nightshift freeze {name}, nightshift report {name}")
+    after = ("status", "freeze", "report") if view.read(folder, STATUS_ROWS).pick else ("status",)
+    _print(f"next: {', '.join(f'nightshift {command} {name}' for command in after)}")
 
 
 def _search(

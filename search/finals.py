@@ -82,6 +82,11 @@ class Race:
         return next((runner.fresh for runner in self.runners if runner.trial == self.winner), None)
 
     @property
+    def to_come(self) -> float:
+        """The share of it that may still come."""
+        return 1 - self.asked / self.prompts if self.next else 0.0
+
+    @property
     def brief(self) -> str:
         """How it ended, if it did, without figures."""
         if self.next:

@@ -49,9 +49,11 @@ class FinalRace:
 
     @cached_property
     def best(self) -> list[TrialRecord]:
-        """Those that race, the best one first. Nobody joins them while they do."""
-        found = ranking.ranked(self.config, self.study.records())
-        return [each.record for each in found[: self.config.study.finalists]]
+        """Those that race, the best one first. Nobody joins them while they do, or leaves them once they have begun."""
+        records, wanted = self.study.records(), self.config.study.finalists
+        before = finals_record.kept(self.folder, records)
+        count = max(wanted, len(before.runners)) if before and wanted else wanted
+        return [each.record for each in ranking.ranked(self.config, records)[:count]]
 
     def _keep(self) -> Race | None:
         race = finals_record.race(self.config, self.folder / "runs", self.best, len(self.survey.search_half))

@@ -88,7 +88,7 @@ def check(config: StudyConfig, folder: Path) -> None:
             value.pop(key, None)
         for key in ("trials", "race", "picked"):
             value.get("origin", {}).pop(key, None)
-    if differences := list(_differences(written, now)):
+    if differences := list(_told(written, now)):
         lines = "\n".join(f"  {line}" for line in differences)
         raise FreezeDiffers(f"{path} is not what the study says now; {command(path)} writes it anew:\n{lines}")
 
@@ -207,6 +207,16 @@ def _origin(
 
 
 # Differences
+
+
+def _told(written: Json, now: Json) -> Iterator[str]:
+    """The differences; where another trial is taken now, of its recipe alone, from which the others follow."""
+    frozen, taken = (value.get("origin", {}).get("trial") for value in (written, now))
+    if frozen == taken:
+        yield from _differences(written, now)
+        return
+    yield f"origin.trial: {_short(frozen)} in {FILE}, and {_short(taken)} is the one to take now; of their recipes"
+    yield from _differences(written["recipe"], now["recipe"], "recipe")
 
 
 def _differences(written: Any, now: Any, name: str = "") -> Iterator[str]:

@@ -35,7 +35,7 @@ from search.budget import Ending
 from search.clock import SYSTEM, Clock, Deadline, left_s
 from search.config import StudyConfig
 from search.cost_record import Known
-from search.errors import WorkerFailed
+from search.errors import SearchError, WorkerFailed
 from search.finals_night import FinalRace
 from search.fit import Fit
 from search.launcher import Worker, end_orphan
@@ -98,7 +98,7 @@ def run(
         night = Night(config, folder, found, study, ledger, budget_s, deadline, observe, say, asked, clock, start)
         try:
             claim.ending = night.work()
-        except WorkerFailed as error:
+        except SearchError as error:
             claim.ending = f"it failed: {str(error).splitlines()[0]}"
             raise
         finally:
@@ -207,7 +207,8 @@ class Night:
             return Ending(why) if why else None
         result = _ended(run)
         if result is None:
-            if why := plan_night.disk_full(self.folder, planned) or purse.late(recipe):
+            plan_night.check_disk(self.folder, planned)
+            if why := purse.late(recipe):
                 return Ending(why)
             limit_s = max(0.0, self.budget_s - self.kept_s)
             compared = self._compared(trial.number)

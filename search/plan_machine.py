@@ -31,7 +31,8 @@ def machine(section: MachineSection, memory_gib: float | None, card_name: str | 
         name += f" with the study's memory_gib = {section.memory_gib:g} (--memory says another)"
     limit = int(memory_gib * GIB) if memory_gib else section.memory_bytes or (here.memory_bytes if here else None)
     if limit is None:
-        raise SearchError("there is no card here, and no memory_gib is set: say what to plan for, like --memory 12")
+        unknown = f"--card {card_name} says no memory" if card_name else "there is no card here"
+        raise SearchError(f"{unknown}, and no memory_gib is set: say what to plan for, like --memory 12")
     return Machine("cuda", name, limit, *plan.context_bytes("cuda", here.name if here else card_name), speed)
 
 

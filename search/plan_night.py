@@ -32,7 +32,14 @@ def costs(config: StudyConfig, survey: Survey, folder: Path, left: Left) -> Tria
     """What trials cost on this machine, by the plan and those that ended; None where none fits the memory."""
     machine = plan_machine.machine(config.machine, None, None)
     half = len(survey.search_half)
-    so_far = plan_study.SoFar(folder / "runs", left.spent_s, left.limit_s, left.night_s, half, left.kept_s)
+    so_far = plan_study.SoFar(
+        runs=folder / "runs",
+        spent_s=left.spent_s,
+        budget_s=left.limit_s,
+        tonight_s=left.night_s,
+        search_half=half,
+        race_s=left.kept_s,
+    )
     return plan_study.trials(config, survey.base, machine, so_far)
 
 
@@ -53,13 +60,16 @@ def purse(
     return Purse(prices, lambda params: space.recipe(config, params, survey), left, load)
 
 
-def disk_full(folder: Path, planned: planning.Plan) -> str:
-    """Why there is no room for a trial's files in the study's folder, or an empty string."""
+def check_disk(folder: Path, planned: planning.Plan) -> None:
+    """Raise SearchError where the study's folder has no room for the files of a trial."""
     free = shutil.disk_usage(folder).free
     if free >= planned.disk_bytes:
-        return ""
+        return
     needed, there = (f"{size / 2**30:.2f} GiB" for size in (planned.disk_bytes, free))
-    return f"the disk of {folder} has {there} free, and the next trial may need {needed}; make room"
+    raise SearchError(
+        f"the disk of {folder} has {there} free, and the next trial may need {needed}: make room, then run `nightshift "
+        "start` again, which goes on from here"
+    )
 
 
 def _spent_s(database: Path) -> float:

@@ -88,11 +88,12 @@ class StudyPlan:
 
 @dataclass(frozen=True)
 class SoFar:
-    """What of a study is known besides its file: the folder of its runs, GPU-seconds spent, of how many (None: as the
-    file says), seconds until its time of day, the prompts of its search half (0: not known), and the GPU-seconds that
-    the final race will need (0: as planned)."""
+    """What of a study is known besides its file: the folder of its runs, trials that ended, GPU-seconds spent, of how
+    many (None: as the file says), seconds until its time of day, the prompts of its search half (0: not known), and the
+    GPU-seconds that the final race will need (0: as planned)."""
 
     runs: Path | None = None
+    ended: int = 0
     spent_s: float = 0.0
     budget_s: float | None = None
     tonight_s: float | None = None
@@ -186,8 +187,17 @@ def trials(
         left_s=left.seconds,
         tonight_s=so_far.tonight_s,
         race_s=race_s,
-        refused=lambda recipe: affordable.refusal(
-            prices, recipe, left, scored=so_far.scored, study=shlex.quote(str(config.path))
+        race_known=so_far.search_half > 0 or not config.study.finalists,
+        refused=lambda recipe: (
+            affordable.refusal(
+                prices,
+                recipe,
+                replace(left, kept_s=so_far.race_s),
+                scored=so_far.scored,
+                study=shlex.quote(str(config.path)),
+            )
+            if so_far.ended < config.study.trials
+            else ""
         ),
     )
 

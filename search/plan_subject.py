@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from search import finals_record, home, plan_machine, plan_study, survey
+from search import finals_record, home, plan_machine, plan_study, survey, view
 from search.config import StudyConfig
 from search.errors import SearchError
 from search.sections import MachineSection, ObjectiveSection
@@ -67,6 +67,7 @@ def _so_far(config: StudyConfig, folder: Path, half: int, elsewhere: bool, now: 
     held = records.read(database) if database.exists() else None
     return plan_study.SoFar(
         runs=None if elsewhere else runs,
+        ended=view.ended(held.trials) if held else 0,
         spent_s=held.spent_s if held else 0.0,
         tonight_s=next_time(until, now) - now if until else None,
         search_half=half,

@@ -34,8 +34,9 @@ class TrialCosts:
     """Seconds of a trial: the cheapest, the median and the dearest of those that fit, and how many trials that makes.
 
     `fitting` of `sampled` recipes fit the memory; `learned_from` trials of this study corrected the plan.
-    `expected` is their mean. `kept_s` of the budget are kept for the final race. `tonight` is None where the study has
-    no time of day to stop at. `refusal` says why not even one trial could start.
+    `expected` is their mean. `kept_s` of the budget are kept for the final race, none where what it takes is not
+    `race_known`, for want of the prompts. `tonight` is None where the study has no time of day to stop at. `refusal`
+    says why not even one trial could start.
     """
 
     cheapest: Estimate
@@ -46,6 +47,7 @@ class TrialCosts:
     learned_from: int
     expected: forecast.Typical
     kept_s: float
+    race_known: bool
     in_budget: forecast.Count
     tonight: forecast.Count | None
     tonight_s: float | None
@@ -92,13 +94,14 @@ def trial_costs(
     left_s: float,
     tonight_s: float | None = None,
     race_s: Callable[[float], float] = lambda _: 0.0,
+    race_known: bool = True,
     refused: Callable[[Recipe], str] = lambda _: "",
 ) -> TrialCosts | None:
     """What `recipes` cost: those of `sampled` drawn ones, which stand for the space, that fit the memory; `others` fit,
     too, and may be cheaper or dearer still. None where none of the recipes fits.
 
-    `race_s` gives the seconds that the final race needs, by those of a typical trial's answer. `refused` says why not
-    even a trial of the cheapest recipe could start: it may, whatever that leaves for the race.
+    `race_s` gives the seconds that the final race needs, by those of a typical trial's answer, if it is `race_known`.
+    `refused` says why not even a trial of the cheapest recipe could start.
     """
     if not recipes:
         return None
@@ -118,6 +121,7 @@ def trial_costs(
         learned_from=prices.costs.count,
         expected=expected,
         kept_s=kept_s,
+        race_known=race_known,
         in_budget=forecast.fitting(expected, left_s),
         tonight=None if night_s is None else forecast.fitting(expected, night_s),
         tonight_s=tonight_s,

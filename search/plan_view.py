@@ -176,6 +176,8 @@ def costs(study: StudyPlan) -> list[str]:
     if made.kept_s:
         kept = duration(made.kept_s)
         lines.append(f"  the final race of the best trials keeps back {kept} of the budget (finalists in [study])")
+    if not made.race_known:
+        lines.append("  what the final race will take is not known, as the prompts are not there: it is not taken off")
     lines.append(f"  the budget fits {made.in_budget} of them to their ends, more where some stop early")
     if made.tonight is not None and made.tonight_s is not None:
         lines.append(f"  tonight fits {made.tonight} of them: it ends in {duration(made.tonight_s)}")

@@ -86,6 +86,7 @@ class StudyView:
 
 
 ENDED = ("complete", "pruned", "failed")
+BEGUN = ("running", "interrupted")
 BRIEFLY = ("score", "infeasible", "reason", BEHIND)  # user attributes that are read of every trial
 NONE = Work()
 TAIL_BYTES = 4096  # holds the last few events
@@ -133,7 +134,9 @@ def build(
     alive = facts.is_alive
     running = open_attempts[-1] if alive and open_attempts else None
     trials = tuple(_trial(record, work.get(record.number, NONE), running) for record in records)
-    finished = [t.gpu_seconds for t in trials if t.state in ENDED]
+    finished, unfinished = ([t.gpu_seconds for t in trials if t.state in states] for states in (ENDED, BEGUN))
+    expected, race = kept(folder), finals_record.kept(folder, records)
+    unspent_s = max(0.0, facts.budget_s - spent_s)
     return StudyView(
         name=folder.name,
         folder=folder,
@@ -145,36 +148,26 @@ def build(
         until=facts.until,
         left_s=budget.left_s(
             finished,
-            facts.trials_wanted - len(finished),
-            max(0.0, facts.budget_s - spent_s),
-            running.charged_s if running else 0.0,
+            max(0, facts.trials_wanted - len(finished)),
+            unspent_s,
+            sum(unfinished),
+            expected.load_s + expected.kept_s * (race.to_come if race else 1.0),
         ),
         activity=_activity(folder, running) if running else None,
         service_pid=facts.holder.pid if alive else None,
         ending=facts.ending or None,
-        forecast=_forecast(
-            folder, facts, trials, spent_s, _deadline_s(facts.until) if alive and night_s is None else night_s
+        forecast=of_study(
+            finished,
+            expected.trial,
+            [Scored(t.score.value, t.score.standard_error) for t in trials if t.score and t.state == "complete"],
+            wanted=facts.trials_wanted - len(finished),
+            unspent_s=max(0.0, unspent_s - expected.kept_s),
+            deadline_s=_deadline_s(facts.until) if alive and night_s is None else night_s,
+            running_s=sum(unfinished),
+            load_s=expected.load_s,
         ),
-        race=finals_record.kept(folder, records),
+        race=race,
         pick=finals_record.pick(folder, records),
-    )
-
-
-def _forecast(
-    folder: Path, facts: service.Facts, trials: Sequence[TrialView], spent_s: float, deadline_s: float | None
-) -> Forecast | None:
-    ended = [trial for trial in trials if trial.state in ENDED]
-    scores = [t.score for t in ended if t.score is not None and t.state == "complete"]
-    expected = kept(folder)
-    return of_study(
-        [trial.gpu_seconds for trial in ended],
-        expected.trial,
-        [Scored(score.value, score.standard_error) for score in scores],
-        wanted=facts.trials_wanted - len(ended),
-        unspent_s=max(0.0, facts.budget_s - spent_s - expected.kept_s),
-        deadline_s=deadline_s,
-        running_s=sum(t.gpu_seconds for t in trials if t.state in ("running", "interrupted")),
-        load_s=expected.load_s,
     )
 
 

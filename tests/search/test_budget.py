@@ -61,12 +61,21 @@ def test_an_attempt_is_never_unpaid_never_over_the_limit_and_at_most_a_lease_ahe
     ("spent", "deadline", "kept", "ending"),
     [
         (0, None, 0, None),
-        (96, None, 0, Ending("the budget of 0.028 GPU-hours is spent (0.027 used)", settled=True)),
+        (
+            96,
+            None,
+            0,
+            Ending("the budget of 0.028 GPU-hours is spent (0.027 used); with a larger one it goes on", settled=True),
+        ),
         (
             70,
             None,
             26,
-            Ending("the budget of 0.028 GPU-hours is spent (0.019 used, 26 s kept for the final race)", settled=True),
+            Ending(
+                "the budget of 0.028 GPU-hours is spent (0.019 used, 26 s kept for the final race); with a larger one "
+                "it goes on",
+                settled=True,
+            ),
         ),
         (70, None, 24, None),
         (0, 4.0, 0, Ending("the deadline is reached")),
@@ -89,6 +98,9 @@ def test_the_forecast_is_the_mean_trial_and_never_more_than_the_budget() -> None
     assert left_s([10, 20], 4, 100) == 60
     assert left_s([10, 20], 4, 100, running_s=5) == 55
     assert left_s([10, 20], 40, 100) == 100
+    assert left_s([10, 20], 2, 100, running_s=40) == 15  # one that takes long leaves the next one's seconds alone
+    assert left_s([10, 20], 2, 100, running_s=5, more_s=20) == 45
+    assert left_s([10, 20], 0, 100, more_s=20) == 20
 
 
 def test_hours_show_seconds() -> None:

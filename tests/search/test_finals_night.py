@@ -158,6 +158,13 @@ def test_more_trials_race_with_those_that_did_and_none_is_asked_twice(
     assert race.winner is not None
 
 
+def test_fewer_finalists_later_do_not_undo_a_race(study_file: Path, raced: Path, tmp_path: Path) -> None:
+    folder, fewer = copied(raced, tmp_path), study_file.with_name("fewer.toml")
+    fewer.write_text(study_file.read_text().replace("finalists = 3", "finalists = 1"))
+    work(fewer, folder)
+    assert view.read(folder).race == view.read(raced).race
+
+
 def test_a_finalist_whose_adapter_is_gone_is_left_out(study_file: Path, trained: Path, tmp_path: Path) -> None:
     folder = copied(trained, tmp_path)
     shutil.rmtree(folder / "runs" / "001" / "adapter")

@@ -168,8 +168,11 @@ def test_the_trial_of_which_most_is_expected_is_frozen_whatever_it_scored(study:
     freeze.freeze(config, folder, say=said.append)
     assert said[0] == f"frozen is trial {scored[0].number}, which has the highest score"
     standing.keep(folder, lower, scored)
-    with pytest.raises(FreezeDiffers, match=rf"origin\.trial: {scored[0].number} in final_run.py, {lower.number} in"):
+    with pytest.raises(
+        FreezeDiffers, match=rf"origin\.trial: {scored[0].number} in final_run.py, and {lower.number} is the"
+    ) as r:
         freeze.check(config, folder)
+    assert all(line.startswith("  recipe.") for line in str(r.value).splitlines()[2:])  # the rest follows from it
     freeze.freeze(config, folder, say=said.append)
     why = f"of which most is expected (trial {scored[0].number}'s higher score is probably luck)"
     assert f"frozen is trial {lower.number}, {why}" in said

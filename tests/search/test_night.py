@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import time
@@ -191,9 +190,12 @@ def test_a_full_disk_ends_the_night_before_the_trial_begins(
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr("search.loop.shutil.disk_usage", lambda _: usage._replace(free=10**6))
     folder = tmp_path / "studies" / "tiny"
-    assert re.search(
-        r"the disk of .*tiny has 0.00 GiB free, .* may need \d.\d\d GiB; make room", work(study_file, folder)
+    said = (
+        r"the disk of .*tiny has 0.00 GiB free, .* may need \d.\d\d GiB: make room, then run `nightshift start` again"
     )
+    with pytest.raises(SearchError, match=said):
+        work(study_file, folder)
+    assert "make room" in (view.read(folder).ending or "")
     assert not list((folder / "runs" / "000").glob("checkpoints/*"))
     monkeypatch.undo()
     assert work(study_file, folder) == "all 4 trials are done"

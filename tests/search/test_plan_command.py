@@ -292,8 +292,22 @@ def test_what_the_final_race_will_need_is_kept_back_before_trials_are_counted(
 
     made = made_study.MadeStudy(file, tmp_path / "home" / "studies" / "tiny", states="CC")
     (plan,) = json.loads(nightshift("plan", str(file), "--json").stdout)
-    held = records.read(made.folder / "study.db").trials
-    assert plan["trials"]["kept_s"] == finals_record.needed_s(loaded, made.folder / "runs", held, 12)
+    held = records.read(made.folder / "study.db")
+    kept_s = finals_record.needed_s(loaded, made.folder / "runs", held.trials, 12)
+    assert plan["trials"]["kept_s"] == kept_s
+    file.write_text(file.read_text().replace("budget_hours = 0.2", f"budget_hours = {held.spent_s / 3600 + 0.0001}"))
+    (plan,) = json.loads(nightshift("plan", str(file), "--json").stdout)
+    refusal = plan["trials"]["refusal"]
+    assert f"beside {kept_s:.0f} s for the final race" in refusal
+    least = float(re.search(r"The minimum is ([\d.]+) GPU-hours", refusal)[1])
+    assert 3600 * least > held.spent_s + kept_s
+    file.write_text(file.read_text().replace("trials = 4", "trials = 2"))
+    (plan,) = json.loads(nightshift("plan", str(file), "--json").stdout)
+    assert plan["trials"]["refusal"] == ""  # none is to come
+    loaded.objective.prompts.rename(tmp_path / "elsewhere.jsonl")
+    told = squeezed(nightshift("plan", str(file)).output)
+    assert "what the final race will take is not known, as the prompts are not there" in told
+    (tmp_path / "elsewhere.jsonl").rename(loaded.objective.prompts)
 
     file.write_text(file.read_text().replace("finalists = 3", "finalists = 0"))
     (plan,) = json.loads(nightshift("plan", str(file), "--json").stdout)
