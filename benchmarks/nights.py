@@ -130,7 +130,10 @@ def line(cut: Story, uncut: Story) -> dict[str, Any]:
 
 def spend(name: str, seeds: Sequence[int], kept: Path, jobs: int) -> list[dict[str, Any]]:
     """The lines of these seeds; those that are missing are made, so many at a time, and appended."""
-    there = {told["seed"]: told for told in map(json.loads, kept.read_text().splitlines())} if kept.exists() else {}
+    lines = kept.read_text().splitlines(keepends=True) if kept.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]  # a kill may have torn the last one
+    kept.write_text("".join(whole))
+    there = {told["seed"]: told for told in map(json.loads, whole)}
     with ProcessPoolExecutor(jobs) as pool, kept.open("a", encoding="utf-8") as file:
         for told in pool.map(partial(one, name), [seed for seed in seeds if seed not in there]):
             there[told["seed"]] = told
@@ -215,8 +218,9 @@ def _of_forecasts(where: str, told: Sequence[Mapping[str, float]]) -> Iterator[F
 def made_of() -> str:
     """A digest of what plays the nights and of what is played, so that no study of other code is counted."""
     here = Path(__file__).parent
-    rooms = (path for room in ("search", "storage") for path in sorted((here.parent / room).rglob("*.py")))
-    files = (Path(__file__), *sorted(here.glob("replay*.py")), *rooms)
+    rooms = [here.parent / room for room in ("search", "storage", "train", "objectives")]
+    code = [Path(__file__), *here.glob("replay*.py"), *here.glob("landscape*.py"), *(here / "landscapes").iterdir()]
+    files = sorted([*code, *(path for room in rooms for path in room.rglob("*.py"))])
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]
 
 

@@ -122,7 +122,8 @@ class Left:
 class Purse:
     """What a study may start with what it has left now. `load`: a worker has to be started, which loads the base model.
 
-    `least_s` is what the shortest trial needs among those that were asked about.
+    `least_s` is what the shortest trial needs among those that were asked about, `begun_s` in a night that begins with
+    it, and so has to load the base model.
     """
 
     prices: Prices
@@ -130,17 +131,21 @@ class Purse:
     left: Left
     load: bool
     least_s: float = field(default=math.inf, init=False)
+    begun_s: float = field(default=math.inf, init=False)
 
     def excess(self, params: Params) -> float:
         """How many seconds more a trial with these parameters needs than the budget has left; at most 0: it fits."""
-        need = self.prices.need(self.recipe(params), load=self.load)
+        recipe = self.recipe(params)
+        need = self.prices.need(recipe, load=self.load)
         self.least_s = min(self.least_s, need.whole_s)
+        self.begun_s = min(self.begun_s, self.prices.need(recipe, load=True).whole_s)
         return need.whole_s - self.left.seconds
 
     def ending(self) -> str:
-        """Why the night is over, once no recipe was found that fits."""
+        """Why the night is over, once no recipe was found that fits; and with how much another one would go on, after
+        a final race that takes all that is kept for it, beside what the next one needs."""
         least = "" if self.prices.measured else " at the very least"
-        more = _hours(self.left.spent_s + self.left.kept_s + self.least_s)
+        more = _hours(self.left.spent_s + 2 * self.left.kept_s + self.begun_s)
         return (
             f"the budget of {budget.hours(self.left.limit_s)} GPU-hours has {self.left.seconds:.0f} s left"
             f"{self.left.kept}, and the shortest trial needs {math.ceil(self.least_s)} s{least}; with {more} GPU-hours "

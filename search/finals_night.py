@@ -49,10 +49,11 @@ class FinalRace:
 
     @cached_property
     def best(self) -> list[TrialRecord]:
-        """Those that race, the best one first. Nobody joins them while they do, or leaves them once they have begun."""
+        """Those that race, the best one first. Nobody joins them while they do, or leaves once one has answered."""
         records, wanted = self.study.records(), self.config.study.finalists
         before = finals_record.kept(self.folder, records)
-        count = max(wanted, len(before.runners)) if before and wanted else wanted
+        begun = before.runners if before and any(each.fresh for each in before.runners) else ()
+        count = max(wanted, len(begun)) if wanted else 0
         return [each.record for each in ranking.ranked(self.config, records)[:count]]
 
     def _keep(self) -> Race | None:

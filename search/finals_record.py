@@ -81,14 +81,15 @@ def keep(folder: Path, race: Race, records: Sequence[TrialRecord]) -> None:
 
 
 def kept(folder: Path, records: Sequence[TrialRecord]) -> Race | None:
-    """What `keep` left, unless trials have been scored since, which might have raced, too."""
-    told = onlookers.kept(folder / FILE)
-    if told.get("scored") != len(whole(records)):
+    """What `keep` left, unless trials have been scored since, which might have raced, too, or it is not of these."""
+    told, scored = onlookers.kept(folder / FILE), {record.number for record in whole(records)}
+    if told.get("scored") != len(scored):
         return None
     try:
-        return _written().validate_python(told.get("race"))
+        race = _written().validate_python(told.get("race"))
     except ValidationError:
         return None
+    return race if {runner.trial for runner in race.runners} <= scored else None
 
 
 @functools.cache

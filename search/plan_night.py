@@ -13,6 +13,7 @@ from search.plan_trials import TrialCosts
 from search.survey import Survey
 from storage import records
 from storage.file import StorageError
+from train import room
 from train.planning import plan as planning
 
 
@@ -65,10 +66,10 @@ def check_disk(folder: Path, planned: planning.Plan) -> None:
     free = shutil.disk_usage(folder).free
     if free >= planned.disk_bytes:
         return
-    needed, there = (f"{size / 2**30:.2f} GiB" for size in (planned.disk_bytes, free))
+    needed, more = room.spelled(planned.disk_bytes), room.more(planned.disk_bytes, free)
     raise SearchError(
-        f"the disk of {folder} has {there} free, and the next trial may need {needed}: make room, then run `nightshift "
-        "start` again, which goes on from here"
+        f"the next trial may need {needed} on the disk of {folder}, {more} more than are free: make room, then run "
+        "`nightshift start` again, which goes on from here"
     )
 
 

@@ -170,7 +170,7 @@ def trials(
 
     def race_s(prompt_s: float) -> float:
         load_s = prices.costs.of(prices.terms.work(fitting[0][1], load=True)).by_cause["load"]
-        count = config.study.finalists
+        count = min(config.study.finalists, config.study.trials)
         return so_far.race_s or finals_record.race_s(config, so_far.search_half, count, prompt_s, load_s)
 
     small = [affordable.smallest(config.space, config.recipe, params, seconds) for params, _ in fitting[:1]]

@@ -137,6 +137,8 @@ def build(
     finished, unfinished = ([t.gpu_seconds for t in trials if t.state in states] for states in (ENDED, BEGUN))
     expected, race = kept(folder), finals_record.kept(folder, records)
     unspent_s = max(0.0, facts.budget_s - spent_s)
+    trials_left = max(0, facts.trials_wanted - len(finished))
+    race_s = expected.kept_s * (race.to_come if race else 1.0)
     return StudyView(
         name=folder.name,
         folder=folder,
@@ -148,10 +150,10 @@ def build(
         until=facts.until,
         left_s=budget.left_s(
             finished,
-            max(0, facts.trials_wanted - len(finished)),
+            trials_left,
             unspent_s,
             sum(unfinished),
-            expected.load_s + expected.kept_s * (race.to_come if race else 1.0),
+            race_s + (expected.load_s if trials_left or race_s else 0.0),
         ),
         activity=_activity(folder, running) if running else None,
         service_pid=facts.holder.pid if alive else None,
@@ -160,7 +162,7 @@ def build(
             finished,
             expected.trial,
             [Scored(t.score.value, t.score.standard_error) for t in trials if t.score and t.state == "complete"],
-            wanted=facts.trials_wanted - len(finished),
+            wanted=trials_left,
             unspent_s=max(0.0, unspent_s - expected.kept_s),
             deadline_s=_deadline_s(facts.until) if alive and night_s is None else night_s,
             running_s=sum(unfinished),

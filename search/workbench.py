@@ -72,7 +72,7 @@ class Workbench:
     def until_ended(self, task: Task) -> Ended:
         """Attempt the run until it ended or the night did."""
         run = task.run
-        deaths, progress = 0, _progress(run)
+        deaths, progress, unfit = 0, _progress(run), False
         while True:
             if ending := task.over() or self._no_room(task):
                 return None, ending
@@ -82,11 +82,15 @@ class Workbench:
                 return None, Ending(STOPPED["budget"], settled=True)
             result = self._watch(task, attempt)
             if result and result.get("unfit"):
-                log = self.folder / "worker.log"
-                raise WorkerFailed(
-                    f"{run.path}: {result['reason']}\nNo recipe is at fault, so that none counts as failed. Mend it, "
-                    f"then run `nightshift start` again, which goes on from here; {log} has more."
-                )
+                if unfit:
+                    log = self.folder / "worker.log"
+                    raise WorkerFailed(
+                        f"{run.path}: {result['reason']}\nNo recipe is at fault, so that none counts as failed. Mend "
+                        f"it, then run `nightshift start` again, which goes on from here; {log} has more."
+                    )
+                self.close()  # it may have been for a moment, or this process alone
+                unfit = True
+                continue
             if result and result["outcome"] == "stopped":
                 return None, Ending(result["reason"], settled=result["reason"] == STOPPED["budget"])
             if result:

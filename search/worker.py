@@ -22,9 +22,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from search import worker_faults
 from search.lease import POLL_S, FileWatch, Lease, die_with_parent
 from train.imports import collector_paused
-from train.recipe import Base, Recipe, RecipeError
+from train.recipe import Base, Recipe
 from train.rundir import Json, RunDir, read_json, write_atomic, write_json
 
 if TYPE_CHECKING:
@@ -83,7 +84,8 @@ class Worker:
                 result = work(run, recipe, job)
             except Exception as error:  # whatever it was, the service has to hear of it
                 traceback.print_exc()
-                clean, unfit = _leaves_the_base_clean(error), self._unfit(job["kind"], recipe, error)
+                clean = _leaves_the_base_clean(error)
+                unfit = self.loaded is None or worker_faults.unfit(job["kind"], recipe, error)
                 result = {**self._failure(attempt, error), "broken": not clean}
                 write_json(run.result, {**result, "outcome": "stopped", "unfit": True} if unfit else result)
                 return 0 if clean else BROKEN
@@ -221,24 +223,6 @@ class Worker:
             examined = examination.examine(asked, generator, run.answers, identity)
             write_atomic(run.samples, "".join(json.dumps(sample) + "\n" for sample in examined.samples()))
         return _scored(examined)
-
-    def _unfit(self, kind: str, recipe: Recipe, error: Exception) -> bool:
-        """Whether the machine is at fault, so that every recipe would fail here: a base model that does not load, data
-        that are gone or not those that were pinned, a disk. An adapter that is gone is its own trial's loss."""
-        if self.loaded is None:
-            return True
-        disk = error if isinstance(error, OSError) else error.__cause__  # what the training loop says of a disk
-        if isinstance(disk, OSError):
-            return not (kind == "fresh" and isinstance(disk, FileNotFoundError))
-        if not isinstance(error, RecipeError):
-            return False
-        from train.data import sources
-
-        try:
-            sources.inspect_sources(recipe.sources)
-        except (RecipeError, OSError):
-            return True
-        return False
 
     def _failure(self, attempt: int, error: Exception) -> Json:
         reason = f"{type(error).__name__}: {error}"

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 SIGNAL = signal.SIGVTALRM  # which nothing else here uses
-AGAIN_S = 1.0  # an exception that is raised while an object is deleted, say, is lost
+AGAIN_S = 10.0  # an exception that is raised while an object is deleted, say, is lost
 
 
 class Time(Protocol):
@@ -33,10 +33,10 @@ def deadline(clock: Time, at_s: float) -> Iterator[None]:
     Python raises it between two of its own operations: a call into a library that does not come back until it is done,
     such as the backward pass of a batch, is waited for. To be entered in the main thread.
     """
-    left = threading.Event()
+    left, is_left = threading.Event(), False
 
     def reached(*_: object) -> None:
-        if not left.is_set() and clock.spent_s >= at_s:
+        if not is_left and clock.spent_s >= at_s:
             raise HoursOver
 
     before = signal.signal(SIGNAL, reached)
@@ -45,12 +45,10 @@ def deadline(clock: Time, at_s: float) -> Iterator[None]:
         thread.start()
         yield
     finally:
-        try:
-            left.set()
-        finally:  # where it was reached just now
-            left.set()
-            thread.join()
-            signal.signal(SIGNAL, before)
+        is_left = True  # no call before this: raised within one of the event's, it would leave its lock taken for ever
+        left.set()
+        thread.join()
+        signal.signal(SIGNAL, before)
 
 
 def _watch(clock: Time, at_s: float, left: threading.Event) -> None:

@@ -13,6 +13,7 @@ loading included. torch is imported when training starts, not before.
 
 from __future__ import annotations
 
+import gc
 import math
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -152,7 +153,9 @@ class _Start:
             if "base" not in vars(self) and not any(self.run.checkpoints.glob("step-*")):
                 used_s = self.clock.spent_s - before_s
                 raise RecipeError(_too_few(used_s, before_s, self.limits.allowance_s)) from None
-            return None
+        vars(self).pop("base", None)  # it may have been broken off while the adapter was put on or taken off
+        gc.collect()
+        return None
 
     def made(self, *, over: bool) -> Trained:
         """Train, from the newest checkpoint on, or end there where the hours are `over`."""

@@ -42,11 +42,13 @@ fi
 
 if [ ! -e .venv/made ]; then
     printf '3. building the environment in .venv\n'
-    "$python" -m venv --clear .venv
+    "$python" -m venv --clear .venv ||
+        refuse "$python makes no environment (on Debian and Ubuntu: install python3-venv); or set PYTHON to another one"
     # requirements.txt is the whole of what the run was made with, so that nothing is left to pip to resolve
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --requirement requirements.txt ||
         refuse "the packages cannot be installed as they were (requirements.txt); README.md says where some of them come from"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index wheel/*.whl
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-index wheel/*.whl ||
+        refuse "the wheel of nightshift cannot be installed: unpack the bundle anew"
     : >.venv/made
 else
     printf '3. the environment in .venv is there\n'

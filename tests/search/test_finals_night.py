@@ -165,6 +165,15 @@ def test_fewer_finalists_later_do_not_undo_a_race(study_file: Path, raced: Path,
     assert view.read(folder).race == view.read(raced).race
 
 
+def test_fewer_finalists_race_where_nobody_was_asked_yet(study_file: Path, trained: Path, tmp_path: Path) -> None:
+    folder, fewer = copied(trained, tmp_path), study_file.with_name("fewer.toml")
+    fewer.write_text(study_file.read_text().replace("finalists = 3", "finalists = 1"))
+    work(fewer, folder)
+    race = view.read(folder).race
+    assert race is not None
+    assert len(race.runners) == 1
+
+
 def test_a_finalist_whose_adapter_is_gone_is_left_out(study_file: Path, trained: Path, tmp_path: Path) -> None:
     folder = copied(trained, tmp_path)
     shutil.rmtree(folder / "runs" / "001" / "adapter")

@@ -115,3 +115,10 @@ def test_a_damaged_race_says_nothing_and_is_written_anew(
     assert finals_record.kept(tmp_path, trials) is None
     finals_record.keep(tmp_path, race, trials)
     assert finals_record.kept(tmp_path, trials) == race
+
+
+def test_a_race_of_trials_that_the_study_has_not_says_nothing(tmp_path: Path) -> None:
+    trials = [made_study.record(0, 0.7), made_study.record(1, 0.5)]
+    finals_record.keep(tmp_path, run([Finalist(9, Measure.of([True]), (True, False))], (2,), 2), trials)
+    assert finals_record.kept(tmp_path, trials) is None
+    assert str(finals_record.pick(tmp_path, trials)) == "trial 0, which has the highest score"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from search import worker
+from objectives.score import ObjectiveError
+from search import worker, worker_faults
 from search.worker import BROKEN, Worker
-from train.recipe import RecipeError, Source
+from train.recipe import Base, Recipe, RecipeError, Source
 from train.rundir import RunDir, read_json, write_json
 from train.stage import OutOfMemory, TrainingFailed
 
@@ -62,6 +64,7 @@ SOURCE = Source(name="clean", path="nowhere.jsonl", use="sft")
         ("fresh", OSError(errno.EIO, "Input/output error"), True, True),
         ("fresh", FileNotFoundError(errno.ENOENT, "No such file or directory"), True, False),  # this trial's adapter
         ("trial", RecipeError("data source 'clean' is not the data that was pinned"), True, True),  # it is nowhere now
+        ("trial", ObjectiveError("prompts.jsonl is not the file that was pinned"), True, True),
         ("trial", RuntimeError("CUDA driver version is insufficient"), False, True),  # while the base model loads
         ("trial", RuntimeError("CUDA error: unspecified launch failure"), True, False),
     ],
@@ -113,3 +116,13 @@ def test_a_run_that_leaves_its_tensors_behind_costs_the_process_and_not_its_resu
         assert result is not None
         assert (result["outcome"], result["broken"]) == ("completed", codes[-1] == BROKEN)
     assert codes == [0, 0, 0, 0, BROKEN]  # 20 MiB each, of which the first is no leak yet
+
+
+def test_a_recipe_s_own_fault_is_its_own_where_the_data_are_there(tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"prompt": "A?", "response": "B."}) + "\n")
+    source = Source(name="clean", path=str(tmp_path / "rows.jsonl"), use="sft")
+    recipe = Recipe(base=Base(model="tiny"), sources=(source,), examples=16)
+    error = RecipeError("rank is more than the model has")
+    assert not worker_faults.unfit("trial", recipe, error)
+    (tmp_path / "rows.jsonl").unlink()
+    assert worker_faults.unfit("trial", recipe, error)

@@ -24,6 +24,13 @@ class Running:
         return time.monotonic() - self._begun
 
 
+class Still:
+    """A clock that stands still."""
+
+    def __init__(self, spent_s: float) -> None:
+        self.spent_s = spent_s
+
+
 def test_it_breaks_off_what_is_done_when_its_time_has_come() -> None:
     before, clock = signal.getsignal(SIGNAL), Running()
     with pytest.raises(HoursOver), deadline(clock, at_s=0.1):
@@ -60,6 +67,24 @@ def test_at_whatever_instant_it_is_reached_nothing_of_it_is_left(at_s: float) ->
         with contextlib.suppress(HoursOver), deadline(Running(), at_s):
             time.sleep(0.0005)
     assert signal.getsignal(SIGNAL) == before
+    assert threading.active_count() == threads
+
+
+def test_one_that_comes_while_the_block_is_left_neither_raises_nor_waits_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entered = threading.Condition.__enter__
+
+    def late(condition: threading.Condition) -> bool:
+        taken = entered(condition)
+        if threading.get_ident() == threading.main_thread().ident and clock.spent_s > 1.0:
+            signal.raise_signal(SIGNAL)  # as the lock of the deadline's own event is taken
+        return taken
+
+    clock, threads = Still(0.0), threading.active_count()
+    monkeypatch.setattr(threading.Condition, "__enter__", late)
+    with deadline(clock, at_s=1.0):
+        clock.spent_s = 2.0
     assert threading.active_count() == threads
 
 
