@@ -149,6 +149,8 @@ class Night:
     def work(self) -> str:
         """Score the base model once, then one trial after another, then let the best ones race; returns why it
         ended."""
+        if standing.expected(self.folder, self.study.records()) is None:  # as the night before has left it
+            self._rank()
         self._expect()
         ending = self._base()
         while not ending:
@@ -217,6 +219,7 @@ class Night:
             if result is None:
                 return ending
         self._tell(trial, run, planned, result)
+        self._rank()
         self._expect()
         self.show(force=True)
         if said := faults.ending(self.study.records(), self.folder / "worker.log", self.known):
@@ -233,12 +236,16 @@ class Night:
         ending = race.work(self.budget_s, self._stopped, self.show)
         return ending.why if ending and not ending.settled else "; ".join(filter(None, [why, race.said()]))
 
-    def _expect(self) -> None:
-        """Leave for whoever looks on which trial is expected to be best; what trials cost, by the plan and those that
-        ended, until these alone tell; and what is kept for the final race."""
-        records, runs = self.study.records(), self.folder / "runs"
+    def _rank(self) -> None:
+        """Leave for whoever looks on which trial is expected to be best."""
+        records = self.study.records()
         first = next(iter(ranking.ranked(self.config, records)), None)
         standing.keep(self.folder, first.record if first else None, records)
+
+    def _expect(self) -> None:
+        """Leave for whoever looks on what trials cost, by the plan and those that ended, until these alone tell; and
+        what is kept for the final race."""
+        records, runs = self.study.records(), self.folder / "runs"
         self.kept_s = finals_record.needed_s(self.config, runs, records, len(self.survey.search_half))
         costs = None
         if view.ended(records) < forecast.ENOUGH:
