@@ -263,8 +263,8 @@ highest share is picked. Nightshift picks the trial of which its surrogate expec
 schedulers and searchers decide, in loops of ours with one worker and simulated time. Nightshift is the study that the
 service works on, with its sampler, its pruner and its ranking, without the service's processes, without the race that
 asks bad trials fewer prompts, and without the final race on fresh prompts. Syne Tune's BOHB models nothing
-before it has seen more trials than a night holds: it is its ASHA here, and has fewer nights. Optuna's GPSampler (some
-20 s a night) and Syne Tune's ASHACQR (140 s) have none where no row names them.
+before it has seen more trials than a night holds: it is its ASHA here, and has fewer nights. So have Optuna's GPSampler
+(some 20 s a night) and Syne Tune's ASHACQR (45 s), which has none where no row names it.
 """
 
 if __name__ == "__main__":
