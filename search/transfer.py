@@ -26,7 +26,6 @@ from storage.records import TrialRecord
 from train.rundir import read_json, write_json
 
 FILE = "from.json"
-DATABASE = "study.db"
 PREFIX = "from "  # how the names of these priors begin; those of a study file hold no space
 TAKEN = 5  # recipes, at most: a night has 20 to 60 trials
 NEAR = 0.15  # of the square root of the number of parameters: closer recipes would teach the same
@@ -68,7 +67,7 @@ def find(argument: str) -> Path:
     if not argument:
         raise SearchError("--from names no study, as an unset variable of a shell does; name one, or leave --from out")
     path = Path(argument)
-    return path if (path / DATABASE).is_file() else home.folder(argument)
+    return path if (path / home.DATABASE).is_file() else home.folder(argument)
 
 
 def read(source: Path, folder: Path, config: StudyConfig) -> Earlier:
@@ -79,9 +78,9 @@ def read(source: Path, folder: Path, config: StudyConfig) -> Earlier:
     without = f"Name another study, or leave --from out: nightshift start {shlex.quote(str(config.path))}"
     if source.resolve() == folder.resolve():
         raise SearchError(f"--from {source}: this is the study itself, which goes on from its own trials. {without}")
-    if not (source / DATABASE).is_file():
+    if not (source / home.DATABASE).is_file():
         raise SearchError(f"--from {source}: this study has never been started. {without}")
-    found = records.read(source / DATABASE).trials
+    found = records.read(source / home.DATABASE).trials
     taken = finals_record.pick(source, found)
     best_first = sorted(ranked(found), key=lambda record: taken is None or record.number != taken.trial)
     if not best_first:
@@ -198,4 +197,4 @@ def _params(trial: TrialRecord) -> Params:
 def _begun(folder: Path) -> bool:
     """Whether any trial of the study in `folder`, whose tables are there, has begun."""
     states = records.Brief((), lambda _: ())
-    return any(trial.state != "waiting" for trial in records.read(folder / DATABASE, states).trials)
+    return any(trial.state != "waiting" for trial in records.read(folder / home.DATABASE, states).trials)
