@@ -19,10 +19,13 @@ import nights  # noqa: E402
 import replay_promises  # noqa: E402
 import replay_world  # noqa: E402
 from replay_attempt import World  # noqa: E402
-from replay_nights import Plan, Story, play  # noqa: E402
+from replay_loop import ReplayClock, ReplayedWorker  # noqa: E402
+from replay_nights import FIRST_NIGHT, Plan, Story, play  # noqa: E402
 
 from objectives import subset  # noqa: E402
-from search import config  # noqa: E402
+from search import config, loop, view  # noqa: E402
+from search.errors import WorkerFailed  # noqa: E402
+from train.rundir import RunDir, write_json  # noqa: E402
 
 PROMPTS = nights.prompts(136)
 KEYS = [prompt.key for prompt in subset.halves(PROMPTS)[0]]
@@ -85,6 +88,54 @@ def test_power_cuts_at_random_instants_cost_what_they_may_and_nothing_else(tmp_p
         assert replay_promises.broken(cut, uncut) == []
         cuts += sum(not start.ending for start in cut.starts)
     assert cuts >= 3
+
+
+class Unwell(ReplayedWorker):
+    """A worker on a machine that is at fault for as many attempts as there are `faults`."""
+
+    def __init__(self, faults: list[str], *given: Any) -> None:
+        super().__init__(*given)
+        self.faults = faults
+
+    def assign(self, run: str, attempt: int) -> None:
+        if not self.faults:
+            super().assign(run, attempt)
+            return
+        result = {"outcome": "stopped", "unfit": True, "reason": self.faults.pop(), "score": None, "seconds": {}}
+        write_json(RunDir(self.runs / run).result, {"attempt": attempt, **result, "broken": False})
+
+
+def one_night(folder: Path, faults: list[str]) -> tuple[str, view.StudyView, int]:
+    """How a night of two trials ended, what came of it, and how many workers it took."""
+    study = config.load(replay_world.write(folder / "study", PROMPTS, seed=0, priors=False, trials=2))
+    world, clock = World(Made, nights.Base(len(KEYS)), KEYS, study.space), ReplayClock(wall=FIRST_NIGHT, awake=30.0)
+    workers: list[Unwell] = []
+
+    def start(runs: Path, *_: Any, **__: Any) -> Unwell:
+        workers.append(Unwell(faults, runs, str(len(workers)), clock, world))
+        return workers[-1]
+
+    limits = {"deadline": None, "until": None, "budget_s": 1e6}
+    ending = loop.run(study, folder / "tiny", **limits, observe=lambda _: None, clock=clock, start=start)
+    return ending, view.read(folder / "tiny"), len(workers)
+
+
+def test_a_fault_of_the_machine_that_lasts_a_moment_costs_a_worker_and_no_trial(tmp_path: Path) -> None:
+    seen = {}
+    for name, faults in {"well": [], "unwell": ["OSError: Too many open files"]}.items():
+        (tmp_path / name).mkdir()
+        ending, study, workers = one_night(tmp_path / name, faults)
+        assert ending.startswith("all 2 trials are done")
+        seen[name] = [(trial.params, trial.state, trial.value) for trial in study.trials], workers
+    (well, few), (unwell, more) = seen.values()
+    assert well == unwell
+    assert more == few + 1
+
+
+def test_one_that_lasts_ends_the_night_and_no_trial(tmp_path: Path) -> None:
+    with pytest.raises(WorkerFailed, match=r"(?s)No space left on device.*No recipe is at fault.*goes on from here"):
+        one_night(tmp_path, ["OSError: No space left on device"] * 2)
+    assert not [trial for trial in view.read(tmp_path / "tiny").trials if trial.state == "failed"]
 
 
 @pytest.mark.slow
